@@ -1,0 +1,127 @@
+"""A city's grid of boxes: named cells of equal degrees, counted from the city's recorded south-west origin."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from geo_assets.errors import ConfigError
+
+METRES_PER_DEGREE = 111_319.49
+_NAME = re.compile(r"r(\d{2,})c(\d{2,})")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A rectangle in degrees, EPSG:4326."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+    def contains(self, lon: float, lat: float) -> bool:
+        """Whether a point lies inside; the west and south edges belong to the rectangle, the others do not."""
+        return self.west <= lon < self.east and self.south <= lat < self.north
+
+    def padded(self, metres: float) -> Bounds:
+        """The rectangle grown by ``metres`` on each side."""
+        dlat = metres / METRES_PER_DEGREE
+        dlon = dlat / max(math.cos(math.radians((self.south + self.north) / 2)), 1e-6)
+        return Bounds(self.west - dlon, self.south - dlat, self.east + dlon, self.north + dlat)
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Longitude and latitude of the middle, in degrees."""
+        return (self.west + self.east) / 2, (self.south + self.north) / 2
+
+    def as_list(self) -> list[float]:
+        """West, south, east, north."""
+        return [self.west, self.south, self.east, self.north]
+
+
+def box_name(row: int, column: int) -> str:
+    """Name of the cell in row ``row`` (from the south) and column ``column`` (from the west)."""
+    return f"r{row:02d}c{column:02d}"
+
+
+def box_cell(name: str) -> tuple[int, int]:
+    """Row and column of a box name.
+
+    Raises:
+        ConfigError: the name is not of the form ``r03c07``.
+    """
+    match = _NAME.fullmatch(name)
+    if not match:
+        raise ConfigError(
+            f"'{name}' is not a box name; boxes read like r03c07 (row from the south, column from the west)."
+        )
+    return int(match[1]), int(match[2])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells of ``box_m`` metres from a south-west origin; the count follows from the city's bounds."""
+
+    origin_lon: float
+    origin_lat: float
+    box_m: float
+    rows: int
+    columns: int
+
+    @classmethod
+    def over(cls, bounds: Bounds, box_m: float) -> Grid:
+        """The smallest grid that covers ``bounds`` from its south-west corner."""
+        probe = cls(bounds.west, bounds.south, box_m, 1, 1)
+        # A hair of tolerance keeps a city of exactly n boxes from getting an empty row n + 1.
+        rows = max(1, math.ceil((bounds.north - bounds.south) / probe.step_lat - 1e-6))
+        columns = max(1, math.ceil((bounds.east - bounds.west) / probe.step_lon - 1e-6))
+        return cls(bounds.west, bounds.south, box_m, rows, columns)
+
+    @property
+    def step_lat(self) -> float:
+        """Height of a box in degrees."""
+        return self.box_m / METRES_PER_DEGREE
+
+    @property
+    def step_lon(self) -> float:
+        """Width of a box in degrees, at the origin's latitude."""
+        return self.box_m / (METRES_PER_DEGREE * math.cos(math.radians(self.origin_lat)))
+
+    def __iter__(self) -> Iterator[str]:
+        return (box_name(r, c) for r in range(self.rows) for c in range(self.columns))
+
+    def __len__(self) -> int:
+        return self.rows * self.columns
+
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            return False
+        row, column = box_cell(name)
+        return row < self.rows and column < self.columns
+
+    def bounds(self, name: str) -> Bounds:
+        """Bounds of one box, in degrees."""
+        row, column = box_cell(name)
+        west, south = self.origin_lon + column * self.step_lon, self.origin_lat + row * self.step_lat
+        return Bounds(west, south, west + self.step_lon, south + self.step_lat)
+
+    def box_at(self, lon: float, lat: float) -> str | None:
+        """Name of the box that holds a point, or None outside the grid."""
+        row = math.floor((lat - self.origin_lat) / self.step_lat)
+        column = math.floor((lon - self.origin_lon) / self.step_lon)
+        return box_name(row, column) if 0 <= row < self.rows and 0 <= column < self.columns else None
+
+    def neighbours(self, name: str) -> list[str]:
+        """The up to eight boxes that touch a box, without it."""
+        return [other for other in touching(name) if other != name and other in self]
+
+
+def touching(name: str) -> list[str]:
+    """A box and the up to eight that touch it in an endless grid (rows and columns from 0)."""
+    row, column = box_cell(name)
+    return [
+        box_name(r, c) for r in range(max(0, row - 1), row + 2) for c in range(max(0, column - 1), column + 2)
+    ]

@@ -1,0 +1,334 @@
+"""Where every table and file lives: parquet as the truth, one folder a partition, written atomically.
+
+``tables/<table>/city=<city>/box=<box>/data.parquet`` and ``files/<kind>/city=<city>/box=<box>/...`` below one
+root, which is a folder or any fsspec URL. Nobody holds a lock: each run replaces its own partition's files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from geo_assets.errors import ConfigError, GeoAssetsError
+from geo_assets.tables import TABLES, Table, to_pandas
+
+if TYPE_CHECKING:
+    import duckdb
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a write left behind."""
+
+    table: Table
+    rows: int
+    bytes: int
+    uri: str
+
+
+class Lake:
+    """Tables and files below one root.
+
+    Args:
+        root: a folder, or an fsspec URL such as ``s3://bucket/lake``.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.fs, path = fsspec.core.url_to_fs(str(root))
+        self.root = path.rstrip("/")
+        self.is_local = self.fs.protocol in ("file", ("file", "local"))
+
+    # -- tables ---------------------------------------------------------------------------------------------
+
+    def write(
+        self, table: str, frame: pd.DataFrame, *, note: Mapping[str, Any] | None = None, **partition: str
+    ) -> Facts:
+        """Replace one partition of a table; readers see the old rows or the new, never half of them.
+
+        Args:
+            table: a name of :data:`geo_assets.tables.TABLES`.
+            frame: the rows, with exactly the table's columns.
+            note: small facts kept in the file's metadata (the bounds of the box, say), read by :meth:`note`.
+            partition: a value for each of the table's partition columns (``city="demo", box="r00c00"``).
+
+        Raises:
+            GeoAssetsError: the frame does not match the schema; nothing is replaced.
+        """
+        schema = TABLES[table]
+        arrow = schema.conform(frame)
+        if note:
+            arrow = arrow.replace_schema_metadata({"note": json.dumps(note, sort_keys=True)})
+        return self.write_arrow(table, arrow, **partition)
+
+    def write_arrow(self, table: str, arrow: pa.Table, **partition: str) -> Facts:
+        """Replace one partition by an Arrow table whose schema the caller has settled (SQL models)."""
+        path = self._data(table, partition)
+        with self._replacing(path) as temporary, self.fs.open(temporary, "wb") as sink:
+            pq.write_table(arrow, sink, compression="zstd")
+            if self.is_local:
+                sink.flush()
+                os.fsync(sink.fileno())
+        schema = TABLES.get(table) or Table(table, "", ())
+        return Facts(schema, arrow.num_rows, self.fs.size(path), self.uri(path))
+
+    def read(self, table: str, columns: list[str] | None = None, **partition: str) -> pd.DataFrame:
+        """The rows of one partition.
+
+        Raises:
+            GeoAssetsError: the partition was never written; the message says what to materialize.
+        """
+        path = self._data(table, partition)
+        if not self.fs.exists(path):
+            where = "|".join(partition[k] for k in ("box", "city") if k in partition)
+            hint = f" --partition '{where}'" if where else ""
+            raise GeoAssetsError(
+                f"Table {table} has no data for {where or 'the whole'}. Make it first: "
+                f"dagster asset materialize -m geo_assets.definitions --select {table}{hint}"
+            )
+        with self.fs.open(path, "rb") as source:
+            return to_pandas(pq.read_table(source, columns=columns))
+
+    def read_if_any(self, table: str, columns: list[str] | None = None, **partition: str) -> pd.DataFrame:
+        """The rows of one partition, or an empty frame with the table's columns where it was never written."""
+        if self.has(table, **partition):
+            return self.read(table, columns, **partition)
+        empty = TABLES[table].empty()
+        return empty[columns] if columns else empty
+
+    def has(self, table: str, **partition: str) -> bool:
+        """Whether a partition was written."""
+        return self.fs.exists(self._data(table, partition))
+
+    def note(self, table: str, **partition: str) -> dict[str, Any]:
+        """The small facts that :meth:`write` kept with a partition; empty where there are none."""
+        with self.fs.open(self._data(table, partition), "rb") as source:
+            metadata = pq.read_schema(source).metadata or {}
+        return json.loads(metadata.get(b"note", b"{}"))
+
+    def partitions(self, table: str) -> list[dict[str, str]]:
+        """The partitions of a table that were written."""
+        base = f"{self.root}/tables/{_safe(table)}"
+        found = self.fs.glob(f"{base}/**/data.parquet") if self.fs.exists(base) else []
+        found += [f"{base}/data.parquet"] if not found and self.fs.exists(f"{base}/data.parquet") else []
+        return sorted(
+            (dict(part.split("=", 1) for part in str(path).split("/") if "=" in part) for path in found),
+            key=lambda p: sorted(p.items()),
+        )
+
+    def _data(self, table: str, partition: Mapping[str, str]) -> str:
+        known = TABLES.get(table)
+        if known is not None and set(known.partition) != set(partition):
+            raise GeoAssetsError(
+                f"Table {table} is partitioned by {list(known.partition)}, not by {sorted(partition)}."
+            )
+        return f"{self.root}/tables/{_safe(table)}/{_folders(partition)}data.parquet"
+
+    # -- files ----------------------------------------------------------------------------------------------
+
+    def key(self, kind: str, name: str = "", **partition: str) -> str:
+        """Path of a file or folder relative to the root; this is what tables keep."""
+        parts = [_safe(part) for part in name.split("/")] if name else []
+        return "/".join(["files", _safe(kind), *_folders(partition).rstrip("/").split("/"), *parts]).replace(
+            "//", "/"
+        )
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """Write one file atomically."""
+        path = self._inside(key)
+        with self._replacing(path) as temporary, self.fs.open(temporary, "wb") as sink:
+            sink.write(data)
+            if self.is_local:
+                sink.flush()
+                os.fsync(sink.fileno())
+
+    def get_bytes(self, key: str) -> bytes:
+        """The bytes of one file."""
+        return self.fs.cat_file(self._inside(key))
+
+    def exists(self, key: str) -> bool:
+        """Whether a file or folder is there."""
+        return self.fs.exists(self._inside(key))
+
+    def names(self, key: str) -> list[str]:
+        """Names of the files directly in a folder; empty where there is none."""
+        path = self._inside(key)
+        return (
+            sorted(str(p).rsplit("/", 1)[-1] for p in self.fs.ls(path, detail=False))
+            if self.fs.exists(path)
+            else []
+        )
+
+    def publish(self, folder: Path, key: str) -> None:
+        """Put a finished local folder in the place of ``key``; a reader sees the old folder or the new one."""
+        target = self._inside(key)
+        if not self.is_local:
+            if self.fs.exists(target):
+                self.fs.rm(target, recursive=True)
+            self.fs.put(f"{folder}/", f"{target}/", recursive=True)
+            return
+        staged = Path(f"{target}.{uuid.uuid4().hex[:8]}.tmp")
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(folder, staged)
+        for path in staged.rglob("*"):
+            if path.is_file():
+                _fsync(path)
+        retired = Path(f"{target}.{uuid.uuid4().hex[:8]}.old")
+        if Path(target).exists():
+            Path(target).rename(retired)
+        staged.rename(target)
+        shutil.rmtree(retired, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def local(self, key: str) -> Iterator[Path]:
+        """A local path to a file or folder of the lake, to read: itself on a disk, a copy from object storage."""
+        path = self._inside(key)
+        if self.is_local:
+            yield Path(path)
+            return
+        with tempfile.TemporaryDirectory(prefix="geo_assets_") as scratch:
+            copy = Path(scratch) / path.rsplit("/", 1)[-1]
+            self.fs.get(path, str(copy), recursive=self.fs.isdir(path))
+            yield copy
+
+    def uri(self, path_or_key: str) -> str:
+        """Full address of a path or key, for people and for Dagster's ``dagster/uri``."""
+        path = path_or_key if path_or_key.startswith(self.root) else self._inside(path_or_key)
+        return path if self.is_local else self.fs.unstrip_protocol(path)
+
+    def _inside(self, key: str) -> str:
+        parts = key.split("/")
+        if key.startswith("/") or any(part in ("", ".", "..") for part in parts):
+            raise GeoAssetsError(f"'{key}' is not a path inside the lake.")
+        return f"{self.root}/{key}"
+
+    # -- SQL ------------------------------------------------------------------------------------------------
+
+    def connect(self, *tables: str) -> duckdb.DuckDBPyConnection:
+        """An in-memory DuckDB with one view for each named table, with ``city`` and ``box`` as columns.
+
+        A known table without data is an empty view, so that a query over a young lake answers with no rows.
+        """
+        import duckdb
+
+        con = duckdb.connect()
+        if not self.is_local:
+            con.register_filesystem(self.fs)
+        con.register("nothing_", pa.table({}))
+        for name in tables:
+            con.execute(self.view_sql(con, name))
+        return con
+
+    def view_sql(self, con: duckdb.DuckDBPyConnection, name: str) -> str:
+        """The ``create view`` statement of a table on a connection."""
+        base = f"{self.root}/tables/{_safe(name)}"
+        if self.partitions(name):
+            address = base if self.is_local else self.fs.unstrip_protocol(base)
+            # Written partitions may differ in age; union_by_name lets an older file lack a newer column.
+            return (
+                f"create or replace view \"{name}\" as select * from read_parquet('{_quoted(address)}/**/data.parquet', "
+                "hive_partitioning = true, hive_types_autocast = false, union_by_name = true)"
+            )
+        if name not in TABLES:
+            raise GeoAssetsError(
+                f"Table {name} has no data yet. Make it first: dagster asset materialize -m geo_assets.definitions --select {name}"
+            )
+        types = {
+            "string": "varchar",
+            "int": "bigint",
+            "float": "double",
+            "bool": "boolean",
+            "time": "timestamptz",
+            "strings": "varchar[]",
+            "floats": "double[]",
+            "binary": "blob",
+        }
+        table = TABLES[name]
+        columns = [(c.name, types[c.type]) for c in table.columns] + [(p, "varchar") for p in table.partition]
+        return (
+            f'create or replace view "{name}" as select '
+            + ", ".join(f'null::{t} as "{c}"' for c, t in columns)
+            + " where false"
+        )
+
+    def rebuild_catalog(self) -> str:
+        """Write ``catalog.duckdb``: one view for each table that has data, for people and BI tools.
+
+        It is built beside itself and renamed, so that an open reader keeps working and a new one sees the new file.
+
+        Raises:
+            ConfigError: the lake is not on a disk; there a reader makes its own views.
+        """
+        import duckdb
+
+        if not self.is_local:
+            raise ConfigError(
+                "catalog.duckdb is made for a lake on a disk only; on object storage read the parquet files."
+            )
+        target = Path(self.root) / "catalog.duckdb"
+        temporary = target.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        names = sorted(p.name for p in (Path(self.root) / "tables").glob("*") if p.is_dir())
+        with duckdb.connect(str(temporary)) as con:
+            for name in names:
+                if self.partitions(name):
+                    con.execute(self.view_sql(con, name))
+        temporary.replace(target)
+        return str(target)
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _replacing(self, path: str) -> Iterator[str]:
+        """A temporary name beside ``path`` that takes its place at the end; object storage puts at once."""
+        if not self.is_local:
+            yield path
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            yield temporary
+            Path(temporary).replace(path)
+            _fsync(Path(path).parent)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _safe(name: str) -> str:
+    if not _SAFE_NAME.fullmatch(name):
+        raise GeoAssetsError(f"'{name}' cannot be part of a path in the lake.")
+    return name
+
+
+def _folders(partition: Mapping[str, str]) -> str:
+    order = [k for k in ("city", "box") if k in partition] + sorted(
+        k for k in partition if k not in ("city", "box")
+    )
+    return "".join(f"{_safe(k)}={_safe(partition[k])}/" for k in order)
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

@@ -1,0 +1,80 @@
+"""City and box: the two dimensions every box asset shares. Keys read ``box|city``: Dagster sorts dimensions by name.
+
+Both follow from the settings alone, so the command line works without an instance and neighbours are arithmetic.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import dagster as dg
+
+from geo_assets.grid import Bounds, Grid, touching
+from geo_assets.settings import City, Settings, load
+
+warnings.filterwarnings("ignore", category=dg.BetaWarning)  # the two mappings below are beta
+
+settings: Settings = load()
+
+cities = dg.StaticPartitionsDefinition(list(settings.cities))
+boxes = dg.StaticPartitionsDefinition(settings.boxes)
+city_boxes = dg.MultiPartitionsDefinition({"city": cities, "box": boxes})
+
+touching_boxes = dg.MultiPartitionMapping(
+    {
+        "city": dg.DimensionPartitionMapping("city", dg.IdentityPartitionMapping()),
+        "box": dg.DimensionPartitionMapping(
+            "box",
+            dg.StaticPartitionMapping(
+                {box: [n for n in touching(box) if n in set(settings.boxes)] for box in settings.boxes}
+            ),
+        ),
+    }
+)
+"""``match_pairs`` of a box reads the boxes that touch it."""
+
+boxes_of_city = dg.MultiToSingleDimensionPartitionMapping("city")
+"""``splat_city`` of a city reads all its boxes."""
+
+
+@dataclass(frozen=True)
+class BoxKey:
+    """One box of one city, with the city's settings and the box's bounds."""
+
+    city: str
+    box: str
+    place: City
+
+    @property
+    def bounds(self) -> Bounds:
+        """Bounds of the box in degrees."""
+        return self.place.grid.bounds(self.box)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the box's city."""
+        return self.place.grid
+
+    @property
+    def in_grid(self) -> bool:
+        """Whether the box belongs to its city's grid; a pair outside it is an empty partition."""
+        return self.box in self.place.grid
+
+    @property
+    def partition(self) -> dict[str, str]:
+        """The partition as the lake wants it: ``lake.read(table, **key.partition)``."""
+        return {"city": self.city, "box": self.box}
+
+
+def box_key(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> BoxKey:
+    """The box that a step works on."""
+    key = context.partition_key
+    assert isinstance(key, dg.MultiPartitionKey), key
+    dimensions = key.keys_by_dimension
+    return BoxKey(dimensions["city"], dimensions["box"], load().city(dimensions["city"]))
+
+
+def partition_key(city: str, box: str) -> dg.MultiPartitionKey:
+    """The Dagster key of a box."""
+    return dg.MultiPartitionKey({"city": city, "box": box})

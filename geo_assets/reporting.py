@@ -1,0 +1,89 @@
+"""What an asset tells the UI: row counts, column schema, pictures; and how library errors become Dagster failures."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from geo_assets.errors import GeoAssetsError
+from geo_assets.lake import Facts
+from geo_assets.tables import Table
+
+
+def column_schema(table: Table) -> dg.TableSchema:
+    """A table's columns as Dagster shows them, the meaning with its unit as description."""
+    return dg.TableSchema([dg.TableColumn(c.name, c.type, description=c.meaning) for c in table.columns])
+
+
+def table_facts(facts: Facts) -> dict[str, Any]:
+    """The metadata keys that the UI understands, for one written table."""
+    return {
+        "dagster/row_count": facts.rows,
+        "dagster/uri": facts.uri,
+        "dagster/column_schema": column_schema(facts.table),
+        "bytes": facts.bytes,
+    }
+
+
+def picture(png_or_jpeg: bytes, caption: str = "picture") -> dg.MetadataValue:
+    """An image as inline Markdown. It lives in the event log, so keep it below about 50 kB."""
+    kind = "png" if png_or_jpeg.startswith(b"\x89PNG") else "jpeg"
+    return dg.MetadataValue.md(
+        f"![{caption}](data:image/{kind};base64,{base64.b64encode(png_or_jpeg).decode()})"
+    )
+
+
+def plain(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures as Dagster takes them: numpy scalars become Python's, anything strange becomes text."""
+    return {k: _plain(v) for k, v in figures.items() if v is not None}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        value = value.item()
+    return (
+        value
+        if isinstance(value, str | int | float | bool | dict | list | dg.MetadataValue | dg.TableSchema)
+        else str(value)
+    )
+
+
+@contextlib.contextmanager
+def failures() -> Iterator[None]:
+    """Turn an error that a user can act on into a Dagster failure with that sentence, without a retry."""
+    try:
+        yield
+    except GeoAssetsError as error:
+        raise dg.Failure(
+            description=str(error), metadata=plain(error.figures), allow_retries=False
+        ) from error
+
+
+class Progress:
+    """Reports long work every few seconds: count, rate and time left, one line each.
+
+    Args:
+        log: where the line goes (``context.log.info``).
+        what: noun for the things counted.
+        total: how many there are.
+        every_s: seconds between two lines.
+    """
+
+    def __init__(self, log: Callable[[str], None], what: str, total: int, every_s: float = 5.0) -> None:
+        self._log, self._what, self._total, self._every_s = log, what, total, every_s
+        self._began = self._said = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """Say how far the work is, unless it was said a moment ago."""
+        now = time.monotonic()
+        if now - self._said < self._every_s:
+            return
+        self._said = now
+        rate = done / (now - self._began)
+        left = f", {(self._total - done) / rate:.0f} s left" if rate > 0 else ""
+        self._log(f"{done:,} of {self._total:,} {self._what}, {rate:.1f} a second{left}")

@@ -1,0 +1,294 @@
+"""One typed settings object: ``geo_assets.toml``, then environment variables, then defaults.
+
+Environment variables begin with ``GEO_ASSETS_`` and name nested fields with two underscores, as in
+``GEO_ASSETS_MAPILLARY__GRAPH_URL``. The token is read from ``MAPILLARY_TOKEN`` alone and never written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from geo_assets.errors import ConfigError
+from geo_assets.grid import Bounds, Grid
+
+MAX_KEYS = 25_000
+DEMO_CITY = "demo"
+EMBEDDED = "embedded:demo"
+_CITY_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class City(_Part):
+    """A city: its bounds, the recorded origin of its grid, and where its images come from."""
+
+    bbox: tuple[float, float, float, float] = Field(description="west, south, east, north [deg, EPSG:4326]")
+    origin: tuple[float, float] | None = Field(
+        None, description="lon, lat of the grid's south-west corner [deg]"
+    )
+    box_m: float = Field(500.0, gt=0, description="side of a box [m]")
+    photos: Path | None = Field(None, description="folder of geotagged photos instead of Mapillary")
+    aoi: Path | None = Field(None, description="GeoJSON polygon; images outside are dropped")
+    graph_url: str | None = Field(
+        None, description="an imagery server of this city's own; 'embedded:demo' is ours"
+    )
+    tiles_url: str | None = None
+
+    @field_validator("bbox")
+    @classmethod
+    def _ordered(cls, bbox: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        west, south, east, north = bbox
+        if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+            raise ValueError(
+                f"bbox must be west, south, east, north in degrees with west < east and south < north, got {list(bbox)}"
+            )
+        return bbox
+
+    @property
+    def bounds(self) -> Bounds:
+        """The city's bounds in degrees."""
+        return Bounds(*self.bbox)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of boxes, counted from the recorded origin so that names never move."""
+        lon, lat = self.origin or self.bbox[:2]
+        return Grid.over(Bounds(lon, lat, self.bbox[2], self.bbox[3]), self.box_m)
+
+
+class Mapillary(_Part):
+    """The imagery API and how politely it is asked."""
+
+    graph_url: str = "https://graph.mapillary.com"
+    tiles_url: str = "https://tiles.mapillary.com"
+    image_size: Literal["256", "1024", "2048", "original"] = "2048"
+    connections: int = Field(16, ge=1, description="requests in flight")
+    searches_per_minute: int = Field(10_000, description="documented limit of /images?bbox=")
+    entities_per_minute: int = Field(60_000, description="documented limit of /:id and /images?image_ids=")
+    tiles_per_minute: int = Field(60, description="the tile host blocks an address that asks faster")
+    timeout_s: float = 60.0
+
+
+class Reconstruct(_Part):
+    """COLMAP: features, pairs and mapping of a box."""
+
+    margin_m: float = Field(60.0, description="images this far outside the box are matched with it")
+    gps_sigma_m: float = Field(3.0, description="horizontal standard deviation of a position")
+    altitude_sigma_m: float = Field(10.0)
+    max_image_px: int = 2048
+    max_features: int = 4096
+    min_images: int = Field(5, description="a box with fewer images is not reconstructed")
+    threads: int = Field(
+        0, description="0: one for each core; mapping itself runs on one, so that it can be repeated"
+    )
+    seed: int = 0
+
+
+class Splats(_Part):
+    """Training of the splat of a box."""
+
+    engine: str = Field("auto", description="an entry point of the group geo_assets.splat_engines, or auto")
+    steps: int = 2000
+    max_splats: int = 20_000
+    sh_degree: int = Field(1, ge=0, le=2)
+    max_image_px: int = Field(640, description="photos are reduced to this long side for training")
+    learning_rate_scale: float = 2.0
+    holdout_every: int = Field(
+        8, ge=2, description="each n-th photo by name is held out and judges the splat"
+    )
+    threads: int = Field(0, description="0: up to four cores")
+    seed: int = 0
+
+
+class Geotag(_Part):
+    """The photo sets, and how their coordinates are clustered."""
+
+    placing_2016: Path | None = Field(None, description="folder of *.msg shards")
+    google_landmark: Path | None = Field(None, description="folder of the train*.csv files")
+    flickr_geotag: Path | None = Field(None, description="folder of photos with EXIF, or of CSV files")
+    min_cluster_size: int = Field(5, ge=2)
+    min_samples: int = Field(2, ge=1)
+    level_exponents: tuple[float, ...] = Field(
+        (0.75, 0.5), description="cells of each higher level, as powers of the clusters"
+    )
+
+
+class Demo(_Part):
+    """The embedded demo city."""
+
+    enabled: bool = True
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured; read it with :func:`load`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GEO_ASSETS_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    lake: str = Field("lake", description="folder or fsspec URL that holds every table and file")
+    cities: dict[str, City] = {}
+    mapillary: Mapillary = Mapillary()
+    reconstruct: Reconstruct = Reconstruct()
+    splats: Splats = Splats()
+    geotag: Geotag = Geotag()
+    demo: Demo = Demo()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before file: a deployment overrides what the repository says."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=settings_path())
+
+    def city(self, name: str) -> City:
+        """One city by name.
+
+        Raises:
+            ConfigError: no such city.
+        """
+        if name not in self.cities:
+            raise ConfigError(
+                f"No city '{name}' in the settings; known: {', '.join(self.cities) or 'none'}. Add it with: geo-assets city add {name} --bbox W,S,E,N"
+            )
+        return self.cities[name]
+
+    @property
+    def boxes(self) -> list[str]:
+        """Names of all boxes of the largest grid, in order; every city's boxes are among them."""
+        rows = max((c.grid.rows for c in self.cities.values()), default=1)
+        columns = max((c.grid.columns for c in self.cities.values()), default=1)
+        return list(Grid(0, 0, 1, rows, columns))
+
+
+def settings_path() -> Path:
+    """The settings file: ``GEO_ASSETS_SETTINGS`` or ``geo_assets.toml`` in the working directory."""
+    return Path(os.environ.get("GEO_ASSETS_SETTINGS", "geo_assets.toml")).absolute()
+
+
+def mapillary_token() -> SecretStr | None:
+    """The token of ``MAPILLARY_TOKEN``, wrapped so that no log or metadata prints it."""
+    token = os.environ.get("MAPILLARY_TOKEN", "").strip()
+    return SecretStr(token) if token else None
+
+
+def load() -> Settings:
+    """Read and check the settings; relative paths are relative to the settings file.
+
+    Raises:
+        ConfigError: the file does not parse, a field is unknown or wrong, or the grid is too large.
+    """
+    path = settings_path()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        lines = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{path.name}: {lines}.") from None
+    except ValueError as error:
+        raise ConfigError(
+            f"{path.name} is not valid TOML: {error}. Correct the line, or move the file away to start anew."
+        ) from None
+    settings = _anchored(_with_demo(settings), path.parent)
+    _check_names(settings)
+    _check_size(settings)
+    return settings
+
+
+def add_city(name: str, city: City) -> Path:
+    """Write a city to the settings file, comments kept; the grid's origin is recorded so that box names never move.
+
+    Raises:
+        ConfigError: the name is taken or not usable as a partition key, or the grid would be too large.
+    """
+    settings = load()
+    if name in settings.cities:
+        raise ConfigError(
+            f"City '{name}' exists already. Remove it from {settings_path().name} first, or choose another name."
+        )
+    updated = settings.model_copy(update={"cities": settings.cities | {name: city}})
+    _check_names(updated)
+    _check_size(updated)
+    path = settings_path()
+    document = tomlkit.parse(path.read_text()) if path.exists() else tomlkit.document()
+    cities = document.setdefault("cities", tomlkit.table(is_super_table=True))
+    cities[name] = _toml_of(city)
+    temporary = path.with_suffix(".toml.tmp")
+    temporary.write_text(tomlkit.dumps(document))
+    temporary.replace(path)
+    return path
+
+
+def _toml_of(city: City) -> Any:
+    table = tomlkit.table()
+    for field, value in city.model_dump(exclude_none=True, exclude_defaults=True).items():
+        table[field] = (
+            list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+        )
+    table["origin"] = list(city.origin or city.bbox[:2])
+    table["box_m"] = city.box_m
+    return table
+
+
+def _with_demo(settings: Settings) -> Settings:
+    if not settings.demo.enabled or DEMO_CITY in settings.cities:
+        return settings
+    from geo_assets.demo.place import demo_city  # small: no rendering is imported
+
+    return settings.model_copy(update={"cities": {DEMO_CITY: demo_city(), **settings.cities}})
+
+
+def _anchored(settings: Settings, folder: Path) -> Settings:
+    """Relative paths of the file made absolute, so that every process of a run means the same place."""
+    lake = settings.lake if "://" in settings.lake else str((folder / settings.lake).absolute())
+    cities = {
+        name: city.model_copy(
+            update={
+                k: (folder / v).absolute() for k in ("photos", "aoi") if (v := getattr(city, k)) is not None
+            }
+        )
+        for name, city in settings.cities.items()
+    }
+    names = ("placing_2016", "google_landmark", "flickr_geotag")
+    geotag = settings.geotag.model_copy(
+        update={k: (folder / v).absolute() for k in names if (v := getattr(settings.geotag, k)) is not None}
+    )
+    return settings.model_copy(update={"lake": lake, "cities": cities, "geotag": geotag})
+
+
+def _check_names(settings: Settings) -> None:
+    for name in settings.cities:
+        if not _CITY_NAME.fullmatch(name):
+            raise ConfigError(
+                f"'{name}' cannot name a city: use lower-case letters, digits and underscores, beginning with a letter (san_francisco)."
+            )
+
+
+def _check_size(settings: Settings) -> None:
+    n_cities, n_boxes = len(settings.cities), len(settings.boxes)
+    if n_cities * n_boxes > MAX_KEYS:
+        largest = max(settings.cities, key=lambda name: len(settings.cities[name].grid))
+        raise ConfigError(
+            f"{n_cities} cities x {n_boxes} boxes are {n_cities * n_boxes:,} partition keys, more than {MAX_KEYS:,}. "
+            f"The largest city is {largest} with {len(settings.cities[largest].grid):,} boxes: give it a larger box_m, "
+            "or put it into a code location of its own in workspace.yaml.",
+            n_keys=n_cities * n_boxes,
+        )

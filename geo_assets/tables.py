@@ -1,0 +1,471 @@
+"""The schema of every table, in one place: columns, types, units and what they mean.
+
+A table that is partitioned lies in one parquet file for each city and box; ``city`` and ``box`` stand in the
+path, not in the file. Ids are strings; times are UTC; pairs are longitude before latitude, in degrees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import pyarrow as pa
+
+from geo_assets.errors import GeoAssetsError
+
+TYPES: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "time": pa.timestamp("ms", tz="UTC"),
+    "strings": pa.list_(pa.string()),
+    "floats": pa.list_(pa.float64()),
+    "binary": pa.binary(),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, its type (a key of :data:`TYPES`) and its meaning with the unit."""
+
+    name: str
+    type: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table; ``sort`` is the order of its rows, so that equal content gives equal bytes."""
+
+    name: str
+    meaning: str
+    columns: tuple[Column, ...]
+    sort: tuple[str, ...] = ()
+    partition: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema, column meanings kept as field metadata."""
+        return pa.schema(
+            [pa.field(c.name, TYPES[c.type], metadata={"meaning": c.meaning}) for c in self.columns]
+        )
+
+    def empty(self) -> pd.DataFrame:
+        """A frame without rows that has every column."""
+        return to_pandas(self.schema.empty_table())
+
+    def conform(self, frame: pd.DataFrame) -> pa.Table:
+        """The frame as an Arrow table of exactly this schema, sorted.
+
+        Raises:
+            GeoAssetsError: a column is missing, unknown, or holds values of another type.
+        """
+        wanted, got = [c.name for c in self.columns], list(frame.columns)
+        missing, unknown = [c for c in wanted if c not in got], [c for c in got if c not in wanted]
+        if missing or unknown:
+            raise GeoAssetsError(
+                f"Table {self.name} does not match its schema: missing {missing}, unknown {unknown}. Nothing was written."
+            )
+        if self.sort and len(frame):
+            frame = frame.sort_values(list(self.sort), kind="stable")
+        arrays = []
+        for column in self.columns:
+            try:
+                arrays.append(pa.array(frame[column.name], type=TYPES[column.type], from_pandas=True))
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise GeoAssetsError(
+                    f"Table {self.name}, column {column.name}: {error}. Nothing was written."
+                ) from None
+        return pa.Table.from_arrays(arrays, schema=self.schema)
+
+
+def to_pandas(table: pa.Table) -> pd.DataFrame:
+    """Arrow to pandas with missing integers and booleans kept as missing, not turned into floats or objects."""
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    wanted = {f.type for f in table.schema if f.type in nullable and table.column(f.name).null_count}
+    return table.to_pandas(types_mapper=lambda t: nullable[t] if t in wanted else None)
+
+
+def _table(name: str, meaning: str, columns: str, *, sort: str = "", partition: str = "city box") -> Table:
+    """A table from lines of ``name type meaning``."""
+    parsed = tuple(Column(*line.split(maxsplit=2)) for line in columns.splitlines() if line.strip())
+    return Table(name, meaning, parsed, tuple(sort.split()), tuple(partition.split()))
+
+
+PHOTO_COLUMNS = """
+photo_id      string   id of the photo within its source
+source        string   placing_2016, google_landmark, flickr_geotag or mapillary
+path          string   safe relative path of the photo within its source
+lon           float    longitude [deg]
+lat           float    latitude [deg]
+captured_at   time     capture time, UTC; null where the source does not say
+author_hash   string   first 16 hex digits of the SHA-256 of the author's name; null where unknown
+licence       string   licence of the photo; null where the source does not say
+landmark_id   string   Google landmark id; null elsewhere
+flags         strings  what a user may want to drop: null_island, duplicate
+"""
+
+_ALL = [
+    # harvest
+    _table(
+        "bbox_partitions",
+        "One row: the box, its neighbours, and what the coverage tiles count in it.",
+        """
+west            float    western edge [deg]
+south           float    southern edge [deg]
+east            float    eastern edge [deg]
+north           float    northern edge [deg]
+neighbours      strings  boxes of the city that touch this one
+tiles           strings  z14 tiles that cover the box, as z/x/y
+n_images        int      images in the box by the tiles
+n_sequences     int      sequences in the box by the tiles
+coverage_hash   string   SHA-256 of the sorted image ids that the tiles name in the box
+fetched_at      time     when the tiles were asked, UTC
+""",
+    ),
+    _table(
+        "sequence_ids",
+        "One row a sequence that has an image in the box.",
+        """
+sequence_id     string   id of the sequence
+n_images        int      images of the whole sequence
+n_in_tiles      int      images of the sequence in the box by the tiles
+n_in_box        int      images of the sequence known or suspected in the box by any source
+first_seen_in   string   source that named the sequence first: tile, audit or photos
+closed          bool     whether the API listed the sequence's images
+""",
+        sort="sequence_id",
+    ),
+    _table(
+        "sequence_images",
+        "One row an image that may lie in the box: an id and which sources named it.",
+        """
+image_id        string   id of the image
+sequence_id     string   sequence of the image
+in_tiles        bool     named by the tiles of original positions
+in_computed     bool     named by the tiles of computed positions
+in_closure      bool     named by the list of its sequence
+in_audit        bool     named by a bounding-box search
+""",
+        sort="image_id",
+    ),
+    _table(
+        "certificates",
+        "One row: what each source said about the box, and whether the sources agree.",
+        """
+n_tiles         int      tiles asked
+n_tile_images   int      images named by the tiles
+n_closure_added int      images that only sequence lists named
+n_audit_cells   int      cells asked by the audit
+n_audit_added   int      images that only the audit named
+n_unresolved    int      ids that got no metadata and no tombstone
+n_tombstones    int      ids that the API says do not exist any more
+n_images        int      images in the box in the end
+complete        bool     whether nothing is unresolved
+dataset_hash    string   SHA-256 of the sorted image ids
+fetched_at      time     when the box was harvested, UTC
+""",
+        partition="city box",
+    ),
+    _table(
+        "image_metadata",
+        "One row an image of the box: where, when, with what camera, by whom.",
+        """
+image_id            string  id of the image
+sequence_id         string  sequence of the image
+lon                 float   longitude as recorded by the device [deg]
+lat                 float   latitude as recorded by the device [deg]
+altitude_m          float   altitude as recorded by the device [m]
+computed_lon        float   longitude corrected by structure from motion [deg]; null where there is none
+computed_lat        float   latitude corrected by structure from motion [deg]; null where there is none
+computed_altitude_m float   altitude corrected by structure from motion [m]
+compass_deg         float   heading as recorded, clockwise from north [deg]
+computed_compass_deg float  heading corrected by structure from motion, clockwise from north [deg]
+computed_rotation   floats  axis-angle rotation of the camera [rad]; null where there is none
+captured_at         time    capture time, UTC; null where the device's clock is implausible
+camera_type         string  perspective, fisheye or spherical
+camera_parameters   floats  focal length and k1, k2, normalised by the longer side
+width               int     width of the original [px]
+height              int     height of the original [px]
+exif_orientation    int     EXIF orientation, 1 to 8
+make                string  maker of the camera
+model               string  model of the camera
+is_pano             bool    whether the image is a panorama
+quality_score       float   quality from 0 to 1
+creator_id          string  id of the author
+creator_username    string  name of the author
+organization_id     string  organisation that owns the sequence
+sfm_cluster_id      string  id of the provider's own reconstruction
+source_path         string  path of the photo in the user's folder; null for Mapillary
+licence             string  licence of the image
+attribution         string  the credit that every product of the image must carry
+fetched_at          time    when the metadata was asked, UTC
+""",
+        sort="image_id",
+    ),
+    _table(
+        "image_files",
+        "One row an image file of the box.",
+        """
+image_id        string   id of the image
+size            string   256, 1024, 2048 or original
+path            string   path of the file in the lake
+bytes           int      size of the file [B]
+sha256          string   SHA-256 of the file
+width           int      width [px]
+height          int      height [px]
+status          string   done or dead
+reason          string   why a dead file is dead
+attempts        int      times it was asked for
+""",
+        sort="image_id",
+    ),
+    # reconstruct
+    _table(
+        "gps_db",
+        "One row an image of the box and its margin in the COLMAP database.",
+        """
+image_id        string   id of the image
+colmap_image_id int      id in the COLMAP database, the same in every box of the city
+camera_id       int      id of its camera in the database
+sequence_id     string   sequence of the image
+east_m          float    prior position east of the box origin [m]
+north_m         float    prior position north of the box origin [m]
+up_m            float    prior position above the box origin [m]
+sigma_xy_m      float    horizontal standard deviation of the prior [m]
+sigma_z_m       float    vertical standard deviation of the prior [m]
+heading_deg     float    heading, clockwise from north [deg]; null where unknown
+captured_at     time     capture time, UTC
+home_box        string   the box that the image lies in
+width           int      width of the file [px]
+height          int      height of the file [px]
+n_keypoints     int      features found
+""",
+        sort="image_id",
+    ),
+    _table(
+        "match_pairs",
+        "One row a chosen pair of images and what matching found.",
+        """
+image_id_a      string   id of the first image
+image_id_b      string   id of the second image
+reason          string   why the pair was chosen: ring, sequence, degree or bridge
+distance_m      float    distance of the prior positions [m]
+heading_difference_deg float  difference of the headings, 0 to 180 [deg]
+n_matches       int      putative matches
+n_inliers       int      matches that agree with the two-view geometry
+geometry        string   configuration of the two-view geometry
+verified        bool     whether the pair has enough inliers to count
+""",
+        sort="image_id_a image_id_b",
+    ),
+    _table(
+        "sparse_models",
+        "One row a component of the box's reconstruction.",
+        """
+component       int      number of the component, the largest is 0
+status          string   placed, unplaced, too_few, no_overlap or empty
+n_images        int      images of the box and its margin that could take part
+n_home_images   int      those of them that lie in the box
+n_registered    int      images registered
+n_home_registered int    images of the box registered
+n_points        int      points triangulated
+reprojection_px float    mean reprojection error [px]
+track_length    float    mean number of images that see a point
+gps_median_m    float    median horizontal distance of cameras to their priors [m]
+gps_p95_m       float    95th percentile of it [m]
+gps_vertical_m  float    median vertical distance of cameras to their priors [m]
+roll_deg        float    mean absolute roll of the cameras [deg]
+origin_lon      float    longitude of the frame's origin [deg]
+origin_lat      float    latitude of the frame's origin [deg]
+origin_alt_m    float    height of the frame's origin above the ellipsoid [m]
+mapper          string   the mapper that made the component
+path            string   folder of the COLMAP model in the lake
+""",
+        sort="component",
+    ),
+    _table(
+        "model_cameras",
+        "One row a registered image: its camera at its true place.",
+        """
+image_id        string   id of the image
+component       int      component of the model
+lon             float    longitude of the camera [deg]
+lat             float    latitude of the camera [deg]
+alt_m           float    height of the camera above the ellipsoid [m]
+east_m          float    position east of the frame's origin [m]
+north_m         float    position north of the frame's origin [m]
+up_m            float    position above the frame's origin [m]
+qw              float    rotation of the camera from the frame, quaternion
+qx              float    rotation of the camera from the frame, quaternion
+qy              float    rotation of the camera from the frame, quaternion
+qz              float    rotation of the camera from the frame, quaternion
+heading_deg     float    heading, clockwise from north [deg]
+home_box        string   the box that the image lies in
+n_observations  int      points that the image observes
+""",
+        sort="image_id",
+    ),
+    # splats
+    _table(
+        "splat_ply",
+        "One row: the trained splat of the box and what it is worth.",
+        """
+status          string   trained, or why not: empty, too_few
+engine          string   engine that trained it
+engine_version  string   its version
+steps           int      optimisation steps
+n_splats        int      Gaussians
+n_train         int      photos trained on
+n_holdout       int      photos held out
+init_psnr_db    float    PSNR of the held-out photos before training [dB]
+psnr_db         float    PSNR of the held-out photos [dB]
+ssim            float    SSIM of the held-out photos
+cc_psnr_db      float    PSNR of the held-out photos after a colour fit [dB]
+train_psnr_db   float    PSNR of the photos trained on [dB]
+width           int      width of the judged photos [px]
+height          int      height of the judged photos [px]
+ply_bytes       int      size of the PLY file [B]
+seconds         float    seconds of training
+path            string   folder of the splat in the lake
+""",
+    ),
+    _table(
+        "splat_views",
+        "One row a photo of the splat: how well its render matches.",
+        """
+image_id        string   id of the image
+split           string   train or holdout
+psnr_db         float    PSNR [dB]
+ssim            float    SSIM
+cc_psnr_db      float    PSNR after a colour fit [dB]
+""",
+        sort="image_id",
+    ),
+    _table(
+        "splat_city",
+        "One row a box of the city's common scene.",
+        """
+box             string   the box
+n_splats        int      Gaussians of the box that lie in its cell
+lon             float    longitude of the box frame's origin [deg]
+lat             float    latitude of the box frame's origin [deg]
+alt_m           float    height of the box frame's origin above the ellipsoid [m]
+path            string   the box's splat in the lake
+""",
+        sort="box",
+        partition="city",
+    ),
+    # geotag
+    _table(
+        "placing_2016",
+        "One row a photo of the 2016 Placing shards.",
+        PHOTO_COLUMNS,
+        sort="photo_id",
+        partition="",
+    ),
+    _table(
+        "google_landmark",
+        "One row a photo of Google Landmarks v2 whose landmark has a coordinate.",
+        PHOTO_COLUMNS,
+        sort="photo_id",
+        partition="",
+    ),
+    _table(
+        "flickr_geotag",
+        "One row a photo of the Flickr geotag set.",
+        PHOTO_COLUMNS,
+        sort="photo_id",
+        partition="",
+    ),
+    _table(
+        "geotag_rejects",
+        "One row a record that was not taken, and why.",
+        """
+source          string   the source
+file            string   the file
+row             string   row or record in the file, from 0
+reason          string   why it was not taken
+value           string   the offending value
+""",
+        sort="source file row",
+        partition="source",
+    ),
+    _table(
+        "geotag_combined",
+        "One row a photo of any source, once.",
+        PHOTO_COLUMNS
+        + """
+split           string   train, validation or test, by place
+""",
+        sort="source photo_id",
+        partition="",
+    ),
+    _table(
+        "hdbscan_model",
+        "One row a unique coordinate: its cluster.",
+        """
+point_id        int      number of the point, by longitude and latitude
+lon             float    longitude [deg]
+lat             float    latitude [deg]
+n_photos        int      photos at the coordinate
+cluster         int      cluster, -1 for noise
+probability     float    strength of the membership, 0 to 1
+""",
+        sort="point_id",
+        partition="",
+    ),
+    _table(
+        "hdbscan_tree",
+        "One row an edge of the condensed tree.",
+        """
+parent          int      parent cluster
+child           int      child cluster or point
+density         float    density at which the child leaves, 1 / arc length [1/m]
+size            int      points in the child
+""",
+        sort="parent child",
+        partition="",
+    ),
+    _table(
+        "hierarchy_centroids",
+        "One row a cell of a level; level 0 is the finest, the root is the highest.",
+        """
+level           int      level, 0 is the finest
+cell_id         int      cell within its level
+parent_id       int      cell of the next level that contains it; null for the root
+lon             float    longitude of the spherical mean [deg]
+lat             float    latitude of the spherical mean [deg]
+medoid_lon      float    longitude of the point nearest to the mean [deg]
+medoid_lat      float    latitude of the point nearest to the mean [deg]
+n_photos        int      photos in the cell
+n_points        int      unique coordinates in the cell
+n_noise_filled  int      coordinates that were noise and joined their nearest cluster
+n_children      int      cells of the level below
+mean_km         float    mean distance of the photos to the mean [km]
+std_km          float    standard deviation of that distance [km]
+p50_km          float    median of that distance [km]
+p90_km          float    90th percentile of that distance [km]
+max_km          float    greatest of these distances [km]
+resultant       float    length of the mean unit vector; near 0 the centroid means nothing
+""",
+        sort="level cell_id",
+        partition="",
+    ),
+    _table(
+        "photo_cells",
+        "One row a photo: its cell at each level.",
+        """
+photo_id        string   id of the photo within its source
+source          string   source of the photo
+point_id        int      its coordinate in hdbscan_model
+cells           strings  cell at each level as level:cell_id, finest first
+is_noise        bool     whether its point was noise at level 0
+""",
+        sort="source photo_id",
+        partition="",
+    ),
+]
+
+TABLES: dict[str, Table] = {table.name: table for table in _ALL}
