@@ -39,9 +39,7 @@ def geodetic(xyz: npt.ArrayLike) -> tuple[Array, Array, Array]:
     second = ECCENTRICITY2 / (1 - ECCENTRICITY2)
     p = np.hypot(x, y)
     theta = np.arctan2(z * SEMI_MAJOR_M, p * b)
-    phi = np.arctan2(
-        z + second * b * np.sin(theta) ** 3, p - ECCENTRICITY2 * SEMI_MAJOR_M * np.cos(theta) ** 3
-    )
+    phi = np.arctan2(z + second * b * np.sin(theta) ** 3, p - ECCENTRICITY2 * SEMI_MAJOR_M * np.cos(theta) ** 3)
     n = SEMI_MAJOR_M / np.sqrt(1 - ECCENTRICITY2 * np.sin(phi) ** 2)
     # Near the poles p / cos(phi) loses all digits; the z form does not.
     alt = np.where(

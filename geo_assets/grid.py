@@ -52,6 +52,7 @@ def box_cell(name: str) -> tuple[int, int]:
 
     Raises:
         ConfigError: the name is not of the form ``r03c07``.
+
     """
     match = _NAME.fullmatch(name)
     if not match:
@@ -122,6 +123,4 @@ class Grid:
 def touching(name: str) -> list[str]:
     """A box and the up to eight that touch it in an endless grid (rows and columns from 0)."""
     row, column = box_cell(name)
-    return [
-        box_name(r, c) for r in range(max(0, row - 1), row + 2) for c in range(max(0, column - 1), column + 2)
-    ]
+    return [box_name(r, c) for r in range(max(0, row - 1), row + 2) for c in range(max(0, column - 1), column + 2)]

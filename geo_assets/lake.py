@@ -47,6 +47,7 @@ class Lake:
 
     Args:
         root: a folder, or an fsspec URL such as ``s3://bucket/lake``.
+
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -69,6 +70,7 @@ class Lake:
 
         Raises:
             GeoAssetsError: the frame does not match the schema; nothing is replaced.
+
         """
         schema = TABLES[table]
         arrow = schema.conform(frame)
@@ -92,6 +94,7 @@ class Lake:
 
         Raises:
             GeoAssetsError: the partition was never written; the message says what to materialize.
+
         """
         path = self._data(table, partition)
         if not self.fs.exists(path):
@@ -144,9 +147,7 @@ class Lake:
     def key(self, kind: str, name: str = "", **partition: str) -> str:
         """Path of a file or folder relative to the root; this is what tables keep."""
         parts = [_safe(part) for part in name.split("/")] if name else []
-        return "/".join(["files", _safe(kind), *_folders(partition).rstrip("/").split("/"), *parts]).replace(
-            "//", "/"
-        )
+        return "/".join(["files", _safe(kind), *_folders(partition).rstrip("/").split("/"), *parts]).replace("//", "/")
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Write one file atomically."""
@@ -168,11 +169,7 @@ class Lake:
     def names(self, key: str) -> list[str]:
         """Names of the files directly in a folder; empty where there is none."""
         path = self._inside(key)
-        return (
-            sorted(str(p).rsplit("/", 1)[-1] for p in self.fs.ls(path, detail=False))
-            if self.fs.exists(path)
-            else []
-        )
+        return sorted(str(p).rsplit("/", 1)[-1] for p in self.fs.ls(path, detail=False)) if self.fs.exists(path) else []
 
     def publish(self, folder: Path, key: str) -> None:
         """Put a finished local folder in the place of ``key``; a reader sees the old folder or the new one."""
@@ -229,7 +226,6 @@ class Lake:
         con = duckdb.connect()
         if not self.is_local:
             con.register_filesystem(self.fs)
-        con.register("nothing_", pa.table({}))
         for name in tables:
             con.execute(self.view_sql(con, name))
         return con
@@ -273,6 +269,7 @@ class Lake:
 
         Raises:
             ConfigError: the lake is not on a disk; there a reader makes its own views.
+
         """
         import duckdb
 
@@ -324,9 +321,7 @@ def _safe(name: str) -> str:
 
 
 def _folders(partition: Mapping[str, str]) -> str:
-    order = [k for k in ("city", "box") if k in partition] + sorted(
-        k for k in partition if k not in ("city", "box")
-    )
+    order = [k for k in ("city", "box") if k in partition] + sorted(k for k in partition if k not in ("city", "box"))
     return "".join(f"{_safe(k)}={_safe(partition[k])}/" for k in order)
 
 

@@ -33,9 +33,7 @@ def table_facts(facts: Facts) -> dict[str, Any]:
 def picture(png_or_jpeg: bytes, caption: str = "picture") -> dg.MetadataValue:
     """An image as inline Markdown. It lives in the event log, so keep it below about 50 kB."""
     kind = "png" if png_or_jpeg.startswith(b"\x89PNG") else "jpeg"
-    return dg.MetadataValue.md(
-        f"![{caption}](data:image/{kind};base64,{base64.b64encode(png_or_jpeg).decode()})"
-    )
+    return dg.MetadataValue.md(f"![{caption}](data:image/{kind};base64,{base64.b64encode(png_or_jpeg).decode()})")
 
 
 def plain(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,9 +57,7 @@ def failures() -> Iterator[None]:
     try:
         yield
     except GeoAssetsError as error:
-        raise dg.Failure(
-            description=str(error), metadata=plain(error.figures), allow_retries=False
-        ) from error
+        raise dg.Failure(description=str(error), metadata=plain(error.figures), allow_retries=False) from error
 
 
 class Progress:
@@ -72,6 +68,7 @@ class Progress:
         what: noun for the things counted.
         total: how many there are.
         every_s: seconds between two lines.
+
     """
 
     def __init__(self, log: Callable[[str], None], what: str, total: int, every_s: float = 5.0) -> None:

@@ -34,6 +34,7 @@ class ImageryResource(dg.ConfigurableResource):
 
         Raises:
             ConfigError: the city needs a token and ``MAPILLARY_TOKEN`` is not set.
+
         """
         from geo_assets.harvest.mapillary import Mapillary
 
@@ -51,7 +52,5 @@ class ImageryResource(dg.ConfigurableResource):
             return
         urls = {k: v for k in ("graph_url", "tiles_url") if (v := getattr(city, k))}
         token = mapillary_token()
-        with Mapillary(
-            settings.model_copy(update=urls), token=token.get_secret_value() if token else None
-        ) as client:
+        with Mapillary(settings.model_copy(update=urls), token=token.get_secret_value() if token else None) as client:
             yield client

@@ -37,15 +37,11 @@ class City(_Part):
     """A city: its bounds, the recorded origin of its grid, and where its images come from."""
 
     bbox: tuple[float, float, float, float] = Field(description="west, south, east, north [deg, EPSG:4326]")
-    origin: tuple[float, float] | None = Field(
-        None, description="lon, lat of the grid's south-west corner [deg]"
-    )
+    origin: tuple[float, float] | None = Field(None, description="lon, lat of the grid's south-west corner [deg]")
     box_m: float = Field(500.0, gt=0, description="side of a box [m]")
     photos: Path | None = Field(None, description="folder of geotagged photos instead of Mapillary")
     aoi: Path | None = Field(None, description="GeoJSON polygon; images outside are dropped")
-    graph_url: str | None = Field(
-        None, description="an imagery server of this city's own; 'embedded:demo' is ours"
-    )
+    graph_url: str | None = Field(None, description="an imagery server of this city's own; 'embedded:demo' is ours")
     tiles_url: str | None = None
 
     @field_validator("bbox")
@@ -92,9 +88,7 @@ class Reconstruct(_Part):
     max_image_px: int = 2048
     max_features: int = 4096
     min_images: int = Field(5, description="a box with fewer images is not reconstructed")
-    threads: int = Field(
-        0, description="0: one for each core; mapping itself runs on one, so that it can be repeated"
-    )
+    threads: int = Field(0, description="0: one for each core; mapping itself runs on one, so that it can be repeated")
     seed: int = 0
 
 
@@ -107,9 +101,7 @@ class Splats(_Part):
     sh_degree: int = Field(1, ge=0, le=2)
     max_image_px: int = Field(640, description="photos are reduced to this long side for training")
     learning_rate_scale: float = 2.0
-    holdout_every: int = Field(
-        8, ge=2, description="each n-th photo by name is held out and judges the splat"
-    )
+    holdout_every: int = Field(8, ge=2, description="each n-th photo by name is held out and judges the splat")
     threads: int = Field(0, description="0: up to four cores")
     seed: int = 0
 
@@ -136,9 +128,7 @@ class Demo(_Part):
 class Settings(BaseSettings):
     """Everything that can be configured; read it with :func:`load`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="GEO_ASSETS_", env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix="GEO_ASSETS_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     lake: str = Field("lake", description="folder or fsspec URL that holds every table and file")
     cities: dict[str, City] = {}
@@ -165,6 +155,7 @@ class Settings(BaseSettings):
 
         Raises:
             ConfigError: no such city.
+
         """
         if name not in self.cities:
             raise ConfigError(
@@ -196,6 +187,7 @@ def load() -> Settings:
 
     Raises:
         ConfigError: the file does not parse, a field is unknown or wrong, or the grid is too large.
+
     """
     path = settings_path()
     try:
@@ -218,6 +210,7 @@ def add_city(name: str, city: City) -> Path:
 
     Raises:
         ConfigError: the name is taken or not usable as a partition key, or the grid would be too large.
+
     """
     settings = load()
     if name in settings.cities:
@@ -240,9 +233,7 @@ def add_city(name: str, city: City) -> Path:
 def _toml_of(city: City) -> Any:
     table = tomlkit.table()
     for field, value in city.model_dump(exclude_none=True, exclude_defaults=True).items():
-        table[field] = (
-            list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-        )
+        table[field] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
     table["origin"] = list(city.origin or city.bbox[:2])
     table["box_m"] = city.box_m
     return table
@@ -261,9 +252,7 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
     lake = settings.lake if "://" in settings.lake else str((folder / settings.lake).absolute())
     cities = {
         name: city.model_copy(
-            update={
-                k: (folder / v).absolute() for k in ("photos", "aoi") if (v := getattr(city, k)) is not None
-            }
+            update={k: (folder / v).absolute() for k in ("photos", "aoi") if (v := getattr(city, k)) is not None}
         )
         for name, city in settings.cities.items()
     }

@@ -47,9 +47,7 @@ class Table:
     @property
     def schema(self) -> pa.Schema:
         """The Arrow schema, column meanings kept as field metadata."""
-        return pa.schema(
-            [pa.field(c.name, TYPES[c.type], metadata={"meaning": c.meaning}) for c in self.columns]
-        )
+        return pa.schema([pa.field(c.name, TYPES[c.type], metadata={"meaning": c.meaning}) for c in self.columns])
 
     def empty(self) -> pd.DataFrame:
         """A frame without rows that has every column."""
@@ -60,6 +58,7 @@ class Table:
 
         Raises:
             GeoAssetsError: a column is missing, unknown, or holds values of another type.
+
         """
         wanted, got = [c.name for c in self.columns], list(frame.columns)
         missing, unknown = [c for c in wanted if c not in got], [c for c in got if c not in wanted]
