@@ -52,7 +52,6 @@ def box_cell(name: str) -> tuple[int, int]:
 
     Raises:
         ConfigError: the name is not of the form ``r03c07``.
-
     """
     match = _NAME.fullmatch(name)
     if not match:

@@ -47,7 +47,6 @@ class Lake:
 
     Args:
         root: a folder, or an fsspec URL such as ``s3://bucket/lake``.
-
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -70,7 +69,6 @@ class Lake:
 
         Raises:
             GeoAssetsError: the frame does not match the schema; nothing is replaced.
-
         """
         schema = TABLES[table]
         arrow = schema.conform(frame)
@@ -94,7 +92,6 @@ class Lake:
 
         Raises:
             GeoAssetsError: the partition was never written; the message says what to materialize.
-
         """
         path = self._data(table, partition)
         if not self.fs.exists(path):
@@ -269,7 +266,6 @@ class Lake:
 
         Raises:
             ConfigError: the lake is not on a disk; there a reader makes its own views.
-
         """
         import duckdb
 

@@ -68,7 +68,6 @@ class Progress:
         what: noun for the things counted.
         total: how many there are.
         every_s: seconds between two lines.
-
     """
 
     def __init__(self, log: Callable[[str], None], what: str, total: int, every_s: float = 5.0) -> None:

@@ -34,7 +34,6 @@ class ImageryResource(dg.ConfigurableResource):
 
         Raises:
             ConfigError: the city needs a token and ``MAPILLARY_TOKEN`` is not set.
-
         """
         from geo_assets.harvest.mapillary import Mapillary
 

@@ -155,7 +155,6 @@ class Settings(BaseSettings):
 
         Raises:
             ConfigError: no such city.
-
         """
         if name not in self.cities:
             raise ConfigError(
@@ -187,7 +186,6 @@ def load() -> Settings:
 
     Raises:
         ConfigError: the file does not parse, a field is unknown or wrong, or the grid is too large.
-
     """
     path = settings_path()
     try:
@@ -210,7 +208,6 @@ def add_city(name: str, city: City) -> Path:
 
     Raises:
         ConfigError: the name is taken or not usable as a partition key, or the grid would be too large.
-
     """
     settings = load()
     if name in settings.cities:

@@ -58,7 +58,6 @@ class Table:
 
         Raises:
             GeoAssetsError: a column is missing, unknown, or holds values of another type.
-
         """
         wanted, got = [c.name for c in self.columns], list(frame.columns)
         missing, unknown = [c for c in wanted if c not in got], [c for c in got if c not in wanted]
