@@ -1,0 +1,208 @@
+"""``geo-assets``: cities, materialization, the demo and the UI from one command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from geo_assets.errors import GeoAssetsError
+from geo_assets.home import load_env_file, prepare_home
+
+
+class _Group(click.Group):
+    """Ends with the sentence of an error that a user can act on, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GeoAssetsError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="geo-assets")
+def main() -> None:
+    """A place on the map, turned into Gaussian splats and geolocation data.
+
+    Begin with:  geo-assets demo
+
+    Then a city of your own:  geo-assets city add lund --photos FOLDER
+    """
+    load_env_file()
+
+
+@main.group()
+def city() -> None:
+    """Cities of the settings file geo_assets.toml."""
+
+
+@city.command("add")
+@click.argument("name")
+@click.option("--bbox", help="west,south,east,north in degrees, longitude first: -122.52,37.70,-122.35,37.83")
+@click.option(
+    "--aoi",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="GeoJSON file with a polygon; images outside it are dropped",
+)
+@click.option(
+    "--photos",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="folder of your own photos with GPS in their EXIF, instead of Mapillary",
+)
+@click.option(
+    "--box-m", type=float, default=500.0, show_default=True, help="side of a box [m]; a box is the unit of work"
+)
+def city_add(name: str, bbox: str | None, aoi: Path | None, photos: Path | None, box_m: float) -> None:
+    """Add a city: a rectangle, a polygon, or a folder of photos."""
+    from geo_assets.settings import City, add_city
+
+    if sum(option is not None for option in (bbox, aoi, photos)) != 1:
+        raise click.UsageError("Say where the city is with exactly one of --bbox, --aoi and --photos.")
+    if photos is not None:
+        from geo_assets.harvest.photos import photo_city
+
+        place = photo_city(photos.absolute(), box_m)
+    elif aoi is not None:
+        from geo_assets.harvest.aoi import bounds_of
+
+        place = _city(bbox=bounds_of(aoi), box_m=box_m, aoi=aoi.absolute())
+    else:
+        place = _city(bbox=_numbers(bbox or ""), box_m=box_m)
+    assert isinstance(place, City)
+    path = add_city(name, place)
+    grid = place.grid
+    click.echo(f"Added {name} to {path.name}: {grid.rows} x {grid.columns} = {len(grid)} boxes of {box_m:g} m.")
+    if place.photos is None and not os.environ.get("MAPILLARY_TOKEN"):
+        click.echo("Mapillary wants a token: put MAPILLARY_TOKEN=MLY|... into .env (it is never logged).")
+    click.echo(f"Next: geo-assets materialize --select splat_ply --city {name}")
+
+
+@city.command("list")
+def city_list() -> None:
+    """List the cities with their grids and sources."""
+    from geo_assets.settings import EMBEDDED, load
+
+    for name, place in load().cities.items():
+        source = "demo world" if place.graph_url == EMBEDDED else str(place.photos) if place.photos else "Mapillary"
+        click.echo(f"{name:<20} {place.grid.rows:>3} x {place.grid.columns:<3} boxes of {place.box_m:g} m   {source}")
+
+
+@main.command()
+@click.option(
+    "--select",
+    "selection",
+    required=True,
+    help="assets in Dagster's selection syntax: splat_ply, '*splat_ply', 'group:geotag'",
+)
+@click.option("--city", "cities", multiple=True, help="only this city (may be repeated); all by default")
+@click.option(
+    "--box", "boxes", multiple=True, help="only this box (may be repeated); every box that holds images by default"
+)
+@click.option("--missing", is_flag=True, help="leave alone what is there already, even if selected")
+@click.option("--verbose", is_flag=True, help="show Dagster's own log")
+def materialize(selection: str, cities: tuple[str, ...], boxes: tuple[str, ...], missing: bool, verbose: bool) -> None:
+    """Materialize assets for every box that holds images, upstream first where it is missing."""
+    if boxes and len(cities) != 1:
+        raise click.UsageError("A box belongs to a city: give exactly one --city with --box.")
+    prepare_home()
+    outcome = _materializer(verbose).run(selection, cities, boxes, only_missing=missing)
+    click.echo(f"{len(outcome.done)} runs done, {outcome.skipped} boxes without images, {len(outcome.failed)} failed.")
+    if outcome.failed:
+        for place, reason in outcome.failed.items():
+            click.echo(f"  {place}: {reason}", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--verbose", is_flag=True, help="show Dagster's own log")
+def demo(verbose: bool) -> None:
+    """Run the whole graph for the embedded demo city; a killed run resumes where it was."""
+    from geo_assets.demo.run import run_demo
+
+    prepare_home()
+    sys.exit(run_demo(lambda: _materializer(verbose), click.echo))
+
+
+@main.command()
+@click.argument("name", default="demo")
+@click.argument("box", required=False)
+@click.option("--print", "only_print", is_flag=True, help="print the addresses, open nothing")
+def show(name: str, box: str | None, only_print: bool) -> None:
+    """Open the splat of a city, or of one of its boxes, in the browser."""
+    from geo_assets.lake import Lake
+    from geo_assets.settings import load
+
+    lake = Lake(load().lake)
+    load().city(name)
+    key = (
+        lake.key("splats", "viewer.html", city=name, box=box)
+        if box
+        else lake.key("splats_city", "viewer.html", city=name)
+    )
+    if not lake.exists(key):
+        what = f"splat_ply --city {name} --box {box}" if box else f"splat_city --city {name}"
+        raise GeoAssetsError(
+            f"There is no splat of {name} {box or ''} yet. Make it: geo-assets materialize --select {what}"
+        )
+    address = Path(lake.uri(key)).absolute().as_uri() if lake.is_local else lake.uri(key)
+    click.echo(address)
+    if not only_print:
+        webbrowser.open(address)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def dev(arguments: tuple[str, ...]) -> NoReturn:
+    """Open the Dagster UI on http://127.0.0.1:3000, on the same instance as this command line."""
+    prepare_home()
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "geo_assets.definitions", *arguments]
+    os.execv(sys.executable, command)
+
+
+@main.command()
+def definitions() -> None:
+    """Check that the code location loads."""
+    command = [sys.executable, "-m", "dagster", "definitions", "validate", "-m", "geo_assets.definitions"]
+    sys.exit(subprocess.run(command, check=False).returncode)
+
+
+def _materializer(verbose: bool) -> Any:
+    import dagster as dg
+
+    from geo_assets.definitions import defs
+    from geo_assets.lake import Lake
+    from geo_assets.materialize import Materializer
+    from geo_assets.partitions import settings
+
+    return Materializer(
+        defs, settings, Lake(settings.lake), dg.DagsterInstance.get(), click.echo, "INFO" if verbose else "CRITICAL"
+    )
+
+
+def _numbers(text: str) -> tuple[float, float, float, float]:
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not west,south,east,north in degrees.", param_hint="--bbox") from None
+    return west, south, east, north
+
+
+def _city(**fields: Any) -> Any:
+    from pydantic import ValidationError
+
+    from geo_assets.settings import City
+
+    try:
+        return City(**fields)
+    except ValidationError as error:
+        raise click.BadParameter("; ".join(e["msg"] for e in error.errors()), param_hint="city") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+import os
+import threading
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from geo_assets.errors import GeoAssetsError
+from geo_assets.lake import Lake
+
+SEQUENCES = pd.DataFrame(
+    {
+        "sequence_id": ["b", "a"],
+        "n_images": [3, 2],
+        "n_in_tiles": [1, 2],
+        "n_in_box": [1, 2],
+        "first_seen_in": ["tile", "tile"],
+        "closed": [True, True],
+    }
+)
+BOX = {"city": "demo", "box": "r00c00"}
+
+
+@pytest.fixture(params=["folder", "memory"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake" if request.param == "folder" else f"memory://{tmp_path.name}")
+
+
+def test_a_partition_comes_back_sorted_and_typed(lake: Lake) -> None:
+    facts = lake.write("sequence_ids", SEQUENCES, note={"bounds": [1, 2, 3, 4]}, **BOX)
+    assert facts.rows == 2
+    assert facts.bytes > 0
+    back = lake.read("sequence_ids", **BOX)
+    assert list(back["sequence_id"]) == ["a", "b"]
+    assert lake.note("sequence_ids", **BOX) == {"bounds": [1, 2, 3, 4]}
+    assert lake.partitions("sequence_ids") == [BOX]
+
+
+def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
+    a, b = Lake(tmp_path / "a"), Lake(tmp_path / "b")
+    first = a.write("sequence_ids", SEQUENCES, **BOX)
+    second = b.write("sequence_ids", SEQUENCES.iloc[::-1], **BOX)
+    assert Path(first.uri).read_bytes() == Path(second.uri).read_bytes()
+
+
+def test_a_wrong_frame_replaces_nothing(lake: Lake) -> None:
+    lake.write("sequence_ids", SEQUENCES, **BOX)
+    with pytest.raises(GeoAssetsError, match=r"missing \['closed'\].*Nothing was written"):
+        lake.write("sequence_ids", SEQUENCES.drop(columns="closed"), **BOX)
+    with pytest.raises(GeoAssetsError, match="column n_images"):
+        lake.write("sequence_ids", SEQUENCES.assign(n_images=["many", "few"]), **BOX)
+    assert len(lake.read("sequence_ids", **BOX)) == 2
+
+
+def test_a_missing_partition_says_what_to_type(lake: Lake) -> None:
+    with pytest.raises(GeoAssetsError, match=r"--select image_files --partition 'r00c00\|demo'"):
+        lake.read("image_files", **BOX)
+    assert lake.read_if_any("image_files", **BOX).empty
+
+
+def test_a_wrong_partition_is_refused(lake: Lake) -> None:
+    with pytest.raises(GeoAssetsError, match="partitioned by"):
+        lake.write("sequence_ids", SEQUENCES, city="demo")
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a b", "", "x/../y", ".hidden"])
+def test_names_from_outside_stay_inside(lake: Lake, name: str) -> None:
+    with pytest.raises(GeoAssetsError):
+        lake.put_bytes(lake.key("images", name or "/", **BOX), b"x")
+    with pytest.raises(GeoAssetsError):
+        lake.get_bytes(f"files/{name}/../../x")
+
+
+def test_files_and_folders(lake: Lake, tmp_path: Path) -> None:
+    key = lake.key("images", "1.jpg", **BOX)
+    assert key == "files/images/city=demo/box=r00c00/1.jpg"
+    lake.put_bytes(key, b"jpeg")
+    assert lake.get_bytes(key) == b"jpeg"
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "a.bin").write_bytes(b"1")
+    target = lake.key("models", **BOX)
+    lake.publish(folder, target)
+    (folder / "sub" / "a.bin").unlink()
+    (folder / "b.bin").write_bytes(b"2")
+    lake.publish(folder, target)
+    with lake.local(target) as local:
+        assert sorted(p.name for p in local.rglob("*.bin")) == ["b.bin"], "the old folder is replaced, not merged"
+    assert lake.names(lake.key("images", **BOX)) == ["1.jpg"]
+
+
+def test_views_hold_city_and_box_and_an_empty_table_is_an_empty_view(lake: Lake) -> None:
+    lake.write("sequence_ids", SEQUENCES, **BOX)
+    lake.write("sequence_ids", SEQUENCES, city="demo", box="r00c01")
+    with lake.connect("sequence_ids", "splat_ply") as con:
+        rows = con.execute(
+            "select box, count(*) from sequence_ids where city = 'demo' group by box order by box"
+        ).fetchall()
+        assert rows == [("r00c00", 2), ("r00c01", 2)]
+        assert con.execute("select count(*) from splat_ply where city = 'x' and psnr_db > 0").fetchall() == [(0,)]
+
+
+def test_writers_of_one_partition_never_leave_half_a_file(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    threads = [threading.Thread(target=lake.write, args=("sequence_ids", SEQUENCES), kwargs=BOX) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(lake.read("sequence_ids", **BOX)) == 2
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_failed_write_leaves_the_old_rows_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = Lake(tmp_path)
+    lake.write("sequence_ids", SEQUENCES, **BOX)
+
+    def full(_: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        lake.write("sequence_ids", SEQUENCES.iloc[:1], **BOX)
+    monkeypatch.undo()
+    assert len(lake.read("sequence_ids", **BOX)) == 2
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_catalogue_is_swapped_under_a_reader(tmp_path: Path) -> None:
+    import duckdb
+
+    lake = Lake(tmp_path)
+    lake.write("sequence_ids", SEQUENCES, **BOX)
+    path = lake.rebuild_catalog()
+    with duckdb.connect(path, read_only=True) as reader:
+        lake.write("sequence_ids", SEQUENCES, city="demo", box="r01c01")
+        lake.rebuild_catalog()
+        assert reader.execute("select count(*) from sequence_ids").fetchall() == [(4,)]
