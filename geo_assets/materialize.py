@@ -110,16 +110,13 @@ class Materializer:
             # A later stage reads the boxes that touch its own, so they are brought as far as this one.
             reach = self._grown(grid, targets, len(stages) - 1 - stage)
             for box in reach if boxes else targets:
-                if COVERAGE not in assets and self._is_empty(city, box):
-                    self.outcome.skipped += 1
-                    continue
                 mine = [a for a in assets if (a in renewed and box in targets) or not self._has(a, city, box)]
-                if stage == 0 and COVERAGE in mine and len(mine) > 1:
+                if COVERAGE in mine and len(assets) > 1:
                     self._execute(Work((COVERAGE,), city, box), quiet=True)
                     mine.remove(COVERAGE)
-                    if self._is_empty(city, box):
-                        self.outcome.skipped += 1
-                        continue
+                if assets != [COVERAGE] and self._is_empty(city, box):
+                    self.outcome.skipped += stage == 0
+                    continue
                 if mine and f"{city} {box}" not in self.outcome.failed:
                     self._execute(Work(tuple(mine), city, box))
 
@@ -158,11 +155,10 @@ class Materializer:
     def _resolve(self, selection: str) -> set[str]:
         try:
             keys = dg.AssetSelection.from_string(selection).resolve(self.graph)
-        except Exception as error:
-            raise ConfigError(f"'{selection}' is not a selection: {error}") from None
+        except dg.DagsterError:
+            keys = set()
         if not keys:
-            known = ", ".join(sorted(k.to_user_string() for k in self.graph.get_all_asset_keys()))
-            raise ConfigError(f"'{selection}' selects no asset. There are: {known}")
+            raise ConfigError(f"'{selection}' selects no asset. There are: {', '.join(self._ordered())}")
         return {k.to_user_string() for k in keys}
 
     def _known_city(self, city: str) -> str:

@@ -1,0 +1,125 @@
+"""The materializer, over a small graph of the real partitions whose assets only write what they were asked."""
+
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from geo_assets.errors import ConfigError, GeoAssetsError
+from geo_assets.lake import Lake
+from geo_assets.materialize import Materializer
+from geo_assets.partitions import box_key, boxes_of_city, cities, city_boxes, settings, touching_boxes
+from geo_assets.reporting import failures
+from geo_assets.tables import TABLES
+
+EMPTY_BOX = "r01c01"
+
+
+class World:
+    """A tiny graph; ``runs`` records what ran, ``broken`` names partitions that fail."""
+
+    def __init__(self, root: Path) -> None:
+        self.lake = Lake(root)
+        self.runs: list[tuple[str, str]] = []
+        self.broken: set[tuple[str, str]] = set()
+        self.lines: list[str] = []
+
+    def box_asset(self, name: str, deps: list) -> dg.AssetsDefinition:
+        @dg.asset(name=name, partitions_def=city_boxes, deps=deps)
+        def _asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            key = box_key(context)
+            with failures():
+                if (name, key.box) in self.broken:
+                    raise GeoAssetsError(f"{name} of {key.box} is broken; mend it.")
+                frame = TABLES[name].empty()
+                if name == "bbox_partitions":
+                    n = 0 if key.box == EMPTY_BOX else 5
+                    row = dict.fromkeys(frame.columns) | {"n_images": n, "neighbours": [], "tiles": []}
+                    frame = pd.DataFrame([row])
+                self.lake.write(name, frame, **key.partition)
+            self.runs.append((name, key.box))
+            return dg.MaterializeResult(metadata={"n_images": 5})
+
+        return _asset
+
+    def materializer(self) -> Materializer:
+        box, dep = self.box_asset, dg.AssetDep
+
+        @dg.asset(
+            name="splat_city", partitions_def=cities, deps=[dep("sparse_models", partition_mapping=boxes_of_city)]
+        )
+        def splat_city(context: dg.AssetExecutionContext) -> None:
+            self.lake.write("splat_city", TABLES["splat_city"].empty(), city=context.partition_key)
+            self.runs.append(("splat_city", context.partition_key))
+
+        assets = [
+            box("bbox_partitions", []),
+            box("image_files", ["bbox_partitions"]),
+            box("gps_db", [dep("image_files", partition_mapping=touching_boxes)]),
+            box("sparse_models", ["gps_db"]),
+            splat_city,
+        ]
+        instance = dg.DagsterInstance.ephemeral()
+        return Materializer(dg.Definitions(assets=assets), settings, self.lake, instance, self.lines.append, "CRITICAL")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_upstream_is_made_first_and_boxes_without_images_are_never_asked(world: World) -> None:
+    outcome = world.materializer().run("sparse_models", ["demo"])
+    assert not outcome.failed
+    full = ["r00c00", "r00c01", "r01c00"]
+    assert [run for run in world.runs if run[0] == "sparse_models"] == [("sparse_models", box) for box in full]
+    assert ("image_files", EMPTY_BOX) not in world.runs
+    first_gps = world.runs.index(("gps_db", "r00c00"))
+    assert all(world.runs.index(("image_files", box)) < first_gps for box in full), (
+        "neighbours are read, so made before"
+    )
+    assert sum("5 images" in line for line in world.lines) >= 3
+
+
+def test_what_is_there_is_not_made_again_unless_selected(world: World) -> None:
+    world.materializer().run("sparse_models", ["demo"])
+    world.runs.clear()
+    world.materializer().run("sparse_models", ["demo"], ["r00c01"])
+    assert world.runs == [("sparse_models", "r00c01")]
+    world.runs.clear()
+    world.materializer().run("*", ["demo"], only_missing=True)
+    assert world.runs == [("splat_city", "demo")]
+
+
+def test_one_box_brings_the_boxes_that_it_reads(world: World) -> None:
+    world.materializer().run("sparse_models", ["demo"], ["r00c00"])
+    assert ("image_files", "r01c00") in world.runs
+    assert [run for run in world.runs if run[0] in ("gps_db", "sparse_models")] == [
+        ("gps_db", "r00c00"),
+        ("sparse_models", "r00c00"),
+    ]
+
+
+def test_a_broken_box_is_named_and_the_others_go_on(world: World) -> None:
+    world.broken.add(("gps_db", "r00c00"))
+    outcome = world.materializer().run("sparse_models", ["demo"])
+    assert outcome.failed == {"demo r00c00": "gps_db of r00c00 is broken; mend it."}
+    assert ("sparse_models", "r01c00") in world.runs
+    world.broken.clear()
+    outcome = world.materializer().run("sparse_models", ["demo"], only_missing=True)
+    assert not outcome.failed
+    assert ("sparse_models", "r00c00") in world.runs
+
+
+@pytest.mark.parametrize(
+    ("selection", "cities_", "boxes", "said"),
+    [
+        ("no_such_asset", ["demo"], [], "selects no asset"),
+        ("gps_db", ["atlantis"], [], "No city 'atlantis'"),
+        ("gps_db", ["demo"], ["r09c09"], "no box r09c09; its grid is 2 rows by 2 columns"),
+    ],
+)
+def test_what_does_not_exist_is_said(world: World, selection: str, cities_: list, boxes: list, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        world.materializer().run(selection, cities_, boxes)
