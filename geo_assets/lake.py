@@ -22,6 +22,7 @@ import fsspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import TypedDict
 
 from geo_assets.errors import ConfigError, GeoAssetsError
 from geo_assets.tables import TABLES, Table, to_pandas
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
     import duckdb
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
+
+
+class BoxPartition(TypedDict, closed=True):
+    """One box of one city, as the keyword arguments of the lake's methods."""
+
+    city: str
+    box: str
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ class Lake:
         if self.has(table, **partition):
             return self.read(table, columns, **partition)
         empty = TABLES[table].empty()
-        return empty[columns] if columns else empty
+        return empty.loc[:, columns] if columns else empty
 
     def has(self, table: str, **partition: str) -> bool:
         """Whether a partition was written."""

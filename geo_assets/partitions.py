@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from geo_assets.grid import Bounds, Grid, touching
+from geo_assets.lake import BoxPartition
 from geo_assets.settings import City, Settings, load
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # the two mappings below are beta
@@ -62,9 +63,9 @@ class BoxKey:
         return self.box in self.place.grid
 
     @property
-    def partition(self) -> dict[str, str]:
+    def partition(self) -> BoxPartition:
         """The partition as the lake wants it: ``lake.read(table, **key.partition)``."""
-        return {"city": self.city, "box": self.box}
+        return BoxPartition(city=self.city, box=self.box)
 
 
 def box_key(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> BoxKey:

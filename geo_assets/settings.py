@@ -37,11 +37,15 @@ class City(_Part):
     """A city: its bounds, the recorded origin of its grid, and where its images come from."""
 
     bbox: tuple[float, float, float, float] = Field(description="west, south, east, north [deg, EPSG:4326]")
-    origin: tuple[float, float] | None = Field(None, description="lon, lat of the grid's south-west corner [deg]")
-    box_m: float = Field(500.0, gt=0, description="side of a box [m]")
-    photos: Path | None = Field(None, description="folder of geotagged photos instead of Mapillary")
-    aoi: Path | None = Field(None, description="GeoJSON polygon; images outside are dropped")
-    graph_url: str | None = Field(None, description="an imagery server of this city's own; 'embedded:demo' is ours")
+    origin: tuple[float, float] | None = Field(
+        default=None, description="lon, lat of the grid's south-west corner [deg]"
+    )
+    box_m: float = Field(default=500.0, gt=0, description="side of a box [m]")
+    photos: Path | None = Field(default=None, description="folder of geotagged photos instead of Mapillary")
+    aoi: Path | None = Field(default=None, description="GeoJSON polygon; images outside are dropped")
+    graph_url: str | None = Field(
+        default=None, description="an imagery server of this city's own; 'embedded:demo' is ours"
+    )
     tiles_url: str | None = None
 
     @field_validator("bbox")
@@ -72,50 +76,53 @@ class Mapillary(_Part):
     graph_url: str = "https://graph.mapillary.com"
     tiles_url: str = "https://tiles.mapillary.com"
     image_size: Literal["256", "1024", "2048", "original"] = "2048"
-    connections: int = Field(16, ge=1, description="requests in flight")
-    searches_per_minute: int = Field(10_000, description="documented limit of /images?bbox=")
-    entities_per_minute: int = Field(60_000, description="documented limit of /:id and /images?image_ids=")
-    tiles_per_minute: int = Field(60, description="the tile host blocks an address that asks faster")
+    connections: int = Field(default=16, ge=1, description="requests in flight")
+    searches_per_minute: int = Field(default=10_000, description="documented limit of /images?bbox=")
+    entities_per_minute: int = Field(default=60_000, description="documented limit of /:id and /images?image_ids=")
+    tiles_per_minute: int = Field(default=60, description="the tile host blocks an address that asks faster")
+    tiles_fresh_for_s: float = Field(6 * 3600.0, ge=0, description="a tile this young serves all its boxes from the lake")
     timeout_s: float = 60.0
 
 
 class Reconstruct(_Part):
     """COLMAP: features, pairs and mapping of a box."""
 
-    margin_m: float = Field(60.0, description="images this far outside the box are matched with it")
-    gps_sigma_m: float = Field(3.0, description="horizontal standard deviation of a position")
-    altitude_sigma_m: float = Field(10.0)
+    margin_m: float = Field(default=60.0, description="images this far outside the box are matched with it")
+    gps_sigma_m: float = Field(default=3.0, description="horizontal standard deviation of a position")
+    altitude_sigma_m: float = Field(default=10.0, description="vertical standard deviation of a position")
     max_image_px: int = 2048
     max_features: int = 4096
-    min_images: int = Field(5, description="a box with fewer images is not reconstructed")
-    threads: int = Field(0, description="0: one for each core; mapping itself runs on one, so that it can be repeated")
+    min_images: int = Field(default=5, description="a box with fewer images is not reconstructed")
+    threads: int = Field(
+        default=0, description="0: one for each core; mapping itself runs on one, so that it can be repeated"
+    )
     seed: int = 0
 
 
 class Splats(_Part):
     """Training of the splat of a box."""
 
-    engine: str = Field("auto", description="an entry point of the group geo_assets.splat_engines, or auto")
+    engine: str = Field(default="auto", description="an entry point of the group geo_assets.splat_engines, or auto")
     steps: int = 2000
     max_splats: int = 20_000
-    sh_degree: int = Field(1, ge=0, le=2)
-    max_image_px: int = Field(640, description="photos are reduced to this long side for training")
+    sh_degree: int = Field(default=1, ge=0, le=2)
+    max_image_px: int = Field(default=640, description="photos are reduced to this long side for training")
     learning_rate_scale: float = 2.0
-    holdout_every: int = Field(8, ge=2, description="each n-th photo by name is held out and judges the splat")
-    threads: int = Field(0, description="0: up to four cores")
+    holdout_every: int = Field(default=8, ge=2, description="each n-th photo by name is held out and judges the splat")
+    threads: int = Field(default=0, description="0: up to four cores")
     seed: int = 0
 
 
 class Geotag(_Part):
     """The photo sets, and how their coordinates are clustered."""
 
-    placing_2016: Path | None = Field(None, description="folder of *.msg shards")
-    google_landmark: Path | None = Field(None, description="folder of the train*.csv files")
-    flickr_geotag: Path | None = Field(None, description="folder of photos with EXIF, or of CSV files")
-    min_cluster_size: int = Field(5, ge=2)
-    min_samples: int = Field(2, ge=1)
+    placing_2016: Path | None = Field(default=None, description="folder of *.msg shards")
+    google_landmark: Path | None = Field(default=None, description="folder of the train*.csv files")
+    flickr_geotag: Path | None = Field(default=None, description="folder of photos with EXIF, or of CSV files")
+    min_cluster_size: int = Field(default=5, ge=2)
+    min_samples: int = Field(default=2, ge=1)
     level_exponents: tuple[float, ...] = Field(
-        (0.75, 0.5), description="cells of each higher level, as powers of the clusters"
+        default=(0.75, 0.5), description="cells of each higher level, as powers of the clusters"
     )
 
 
@@ -130,7 +137,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="GEO_ASSETS_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    lake: str = Field("lake", description="folder or fsspec URL that holds every table and file")
+    lake: str = Field(default="lake", description="folder or fsspec URL that holds every table and file")
     cities: dict[str, City] = {}
     mapillary: Mapillary = Mapillary()
     reconstruct: Reconstruct = Reconstruct()
@@ -165,9 +172,18 @@ class Settings(BaseSettings):
     @property
     def boxes(self) -> list[str]:
         """Names of all boxes of the largest grid, in order; every city's boxes are among them."""
+        return list(self._largest_grid)
+
+    @property
+    def _largest_grid(self) -> Grid:
         rows = max((c.grid.rows for c in self.cities.values()), default=1)
         columns = max((c.grid.columns for c in self.cities.values()), default=1)
-        return list(Grid(0, 0, 1, rows, columns))
+        return Grid(0, 0, 1, rows, columns)
+
+    @property
+    def n_keys(self) -> int:
+        """How many partition keys the cities make together."""
+        return len(self.cities) * len(self._largest_grid)
 
 
 def settings_path() -> Path:
@@ -269,12 +285,12 @@ def _check_names(settings: Settings) -> None:
 
 
 def _check_size(settings: Settings) -> None:
-    n_cities, n_boxes = len(settings.cities), len(settings.boxes)
-    if n_cities * n_boxes > MAX_KEYS:
+    if settings.n_keys > MAX_KEYS:
         largest = max(settings.cities, key=lambda name: len(settings.cities[name].grid))
+        n_cities = len(settings.cities)
         raise ConfigError(
-            f"{n_cities} cities x {n_boxes} boxes are {n_cities * n_boxes:,} partition keys, more than {MAX_KEYS:,}. "
-            f"The largest city is {largest} with {len(settings.cities[largest].grid):,} boxes: give it a larger box_m, "
-            "or put it into a code location of its own in workspace.yaml.",
-            n_keys=n_cities * n_boxes,
+            f"{n_cities} cities x {settings.n_keys // n_cities:,} boxes are {settings.n_keys:,} partition keys, more than "
+            f"{MAX_KEYS:,}. The largest city is {largest} with {len(settings.cities[largest].grid):,} boxes: give it a "
+            "larger box_m, or put it into a code location of its own in workspace.yaml.",
+            n_keys=settings.n_keys,
         )

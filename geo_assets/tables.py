@@ -101,7 +101,7 @@ captured_at   time     capture time, UTC; null where the source does not say
 author_hash   string   first 16 hex digits of the SHA-256 of the author's name; null where unknown
 licence       string   licence of the photo; null where the source does not say
 landmark_id   string   Google landmark id; null elsewhere
-flags         strings  what a user may want to drop: null_island, duplicate
+flags         strings  what a user may want to drop: null_island
 """
 
 _ALL = [
@@ -158,9 +158,11 @@ n_closure_added int      images that only sequence lists named
 n_audit_cells   int      cells asked by the audit
 n_audit_added   int      images that only the audit named
 n_unresolved    int      ids that got no metadata and no tombstone
+n_unverifiable  int      audit cells that the API would not answer however small
+n_unclosed      int      sequences with an image in the box whose images the API would not list
 n_tombstones    int      ids that the API says do not exist any more
 n_images        int      images in the box in the end
-complete        bool     whether nothing is unresolved
+complete        bool     whether nothing is unresolved, unverifiable or unclosed
 dataset_hash    string   SHA-256 of the sorted image ids
 fetched_at      time     when the box was harvested, UTC
 """,
@@ -381,13 +383,12 @@ path            string   the box's splat in the lake
         "geotag_rejects",
         "One row a record that was not taken, and why.",
         """
-source          string   the source
 file            string   the file
 row             string   row or record in the file, from 0
 reason          string   why it was not taken
 value           string   the offending value
 """,
-        sort="source file row",
+        sort="file row",
         partition="source",
     ),
     _table(

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from geo_assets.errors import GeoAssetsError
-from geo_assets.lake import Lake
+from geo_assets.lake import BoxPartition, Lake
 
 SEQUENCES = pd.DataFrame(
     {
@@ -18,7 +18,7 @@ SEQUENCES = pd.DataFrame(
         "closed": [True, True],
     }
 )
-BOX = {"city": "demo", "box": "r00c00"}
+BOX = BoxPartition(city="demo", box="r00c00")
 
 
 @pytest.fixture(params=["folder", "memory"])
