@@ -17,8 +17,13 @@ pytestmark = [
 
 @pytest.mark.parametrize("box", ["r00c00", "r01c01", None])
 def test_the_viewer_draws_the_street_offline(finished_demo: Lake, box: str | None) -> None:
-    kind, partition = ("splats", {"city": "demo", "box": box}) if box else ("splats_city", {"city": "demo"})
-    page_path = Path(finished_demo.uri(finished_demo.key(kind, "viewer.html", **partition)))
+    lake = finished_demo
+    key = (
+        lake.key("splats", "viewer.html", city="demo", box=box)
+        if box
+        else lake.key("splats_city", "viewer.html", city="demo")
+    )
+    page_path = Path(lake.uri(key))
     with open_page() as (page, watch):
         page.goto(page_path.as_uri(), wait_until="load", timeout=120_000)
         png = wait_until_drawn(page)

@@ -1,0 +1,33 @@
+-- One row an image of any city: its best position, its author and the state of its file.
+-- city: The city.
+-- box: The box.
+-- image_id: Id of the image.
+-- sequence_id: Sequence of the image.
+-- lon: Longitude, corrected by structure from motion where it is [deg].
+-- lat: Latitude, corrected by structure from motion where it is [deg].
+-- captured_at: Capture time, UTC.
+-- is_pano: Whether the image is a panorama.
+-- creator: Name of the author; the id where there is no name.
+-- licence: Licence of the image.
+-- attribution: The credit that every product of the image must carry.
+-- file_status: State of the image's file: done, dead or missing.
+-- file_bytes: Size of the file [B].
+-- check: image_id is not null
+-- check: file_status in ('done', 'dead', 'missing')
+select
+    m.city,
+    m.box,
+    m.image_id,
+    m.sequence_id,
+    case when m.computed_lon is null or m.computed_lat is null then m.lon else m.computed_lon end as lon,
+    case when m.computed_lon is null or m.computed_lat is null then m.lat else m.computed_lat end as lat,
+    m.captured_at,
+    m.is_pano,
+    coalesce(m.creator_username, m.creator_id) as creator,
+    m.licence,
+    m.attribution,
+    coalesce(f.status, 'missing') as file_status,
+    f.bytes as file_bytes
+from image_metadata m
+left join image_files f on f.city = m.city and f.box = m.box and f.image_id = m.image_id
+order by m.city, m.box, m.image_id

@@ -1,0 +1,73 @@
+"""Small PNG maps of the world for the metadata: density of photos, cells of each level."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from PIL import Image
+
+LARGEST_BYTES = 45_000
+"""A picture in the metadata lives in the event log."""
+
+
+def density_map(lon: npt.ArrayLike, lat: npt.ArrayLike, title: str) -> bytes:
+    """PNG of photos per square degree, logarithmic, plate carrée."""
+    figure = Figure(figsize=(7.2, 3.8), dpi=100)
+    axes = figure.add_axes((0.06, 0.08, 0.92, 0.84))
+    counts, _, _ = np.histogram2d(
+        np.asarray(lat, float), np.asarray(lon, float), bins=[180, 360], range=[[-90, 90], [-180, 180]]
+    )
+    if counts.any():
+        axes.imshow(
+            np.where(counts > 0, counts, np.nan),
+            origin="lower",
+            extent=(-180, 180, -90, 90),
+            norm=LogNorm(1, max(counts.max(), 2)),
+            cmap="viridis",
+            interpolation="nearest",
+            aspect="auto",
+        )
+    _world(axes, title)
+    return _png(figure)
+
+
+def level_map(centroids: pd.DataFrame) -> bytes:
+    """PNG of the cells of each level below the root, a panel a level, the area of a dot following the photos."""
+    top = int(centroids["level"].max()) if len(centroids) else 0
+    panels = max(top, 1)
+    figure = Figure(figsize=(7.2, 2.6 * panels), dpi=75)
+    for level in range(panels):
+        axes = figure.add_subplot(panels, 1, level + 1)
+        cells = centroids[centroids["level"] == level]
+        size = 1 + 60 * cells["n_photos"] / max(float(cells["n_photos"].max()) if len(cells) else 1.0, 1.0)
+        axes.scatter(cells["lon"], cells["lat"], s=size, c=cells["cell_id"] % 20, cmap="tab20", linewidths=0)
+        _world(axes, f"level {level}: {len(cells):,} cells")
+    figure.tight_layout()
+    return _png(figure)
+
+
+def _world(axes, title: str) -> None:
+    axes.set(xlim=(-180, 180), ylim=(-90, 90), xticks=range(-180, 181, 60), yticks=range(-90, 91, 30))
+    axes.set_title(title, fontsize=9)
+    axes.tick_params(labelsize=7)
+    axes.grid(color="0.9", linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure with a palette of 64 colours, made smaller until it fits."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    while True:
+        sink = io.BytesIO()
+        image.quantize(64).save(sink, "png", optimize=True)
+        if sink.tell() <= LARGEST_BYTES:
+            return sink.getvalue()
+        image = image.resize((image.width * 4 // 5, image.height * 4 // 5))

@@ -1,0 +1,168 @@
+"""The assets of the harvest: from a box on the map to its image files. What they do is in the modules beside this."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from geo_assets.partitions import BoxKey, box_key, city_boxes
+from geo_assets.reporting import Progress, failures, picture, plain, table_facts
+from geo_assets.resources import ImageryResource, LakeResource
+from geo_assets.settings import load
+
+if TYPE_CHECKING:
+    from geo_assets.harvest.closure import Report
+    from geo_assets.harvest.source import Source
+
+_patient = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+
+@contextlib.contextmanager
+def _source(key: BoxKey, lake: LakeResource, imagery: ImageryResource) -> Iterator["Source"]:
+    from geo_assets.harvest.source import Api, Box, Nowhere, PhotoFolder
+
+    box = Box(key.city, key.box, key.place, lake.open())
+    if not key.in_grid:
+        yield Nowhere(box)
+    elif key.place.photos is not None:
+        yield PhotoFolder(box, key.place.photos)
+    else:
+        with imagery.of(key.place) as client:
+            yield Api(box, client)
+
+
+def _report(context: dg.AssetExecutionContext) -> "Report":
+    return lambda what, total: Progress(context.log.info, what, total)
+
+
+@dg.asset(
+    partitions_def=city_boxes,
+    group_name="harvest",
+    pool="mapillary",
+    retry_policy=_patient,
+    kinds={"python", "parquet"},
+    owners=["team:harvest"],
+    code_version="1",
+)
+def bbox_partitions(
+    context: dg.AssetExecutionContext, lake: LakeResource, imagery: ImageryResource
+) -> dg.MaterializeResult:
+    """The box: its bounds and neighbours, and the images and sequences that the coverage tiles count in it."""
+    from geo_assets.harvest.pictures import map_of
+
+    key, store, began = box_key(context), lake.open(), time.monotonic()
+    with failures(), _source(key, lake, imagery) as source:
+        found = source.plan()
+        facts = store.write("bbox_partitions", found.row, note={"bounds": key.bounds.as_list()}, **key.partition)
+        neighbours = [key.grid.bounds(name) for name in key.grid.neighbours(key.box)]
+        png = map_of(
+            found.images["lon"],
+            found.images["lat"],
+            key.bounds,
+            colour_by=list(found.images["sequence_id"]),
+            neighbours=neighbours,
+        )
+        counts = found.row.iloc[0][["n_images", "n_sequences"]].to_dict() | {"requests": source.requests}
+    spent = {"seconds": time.monotonic() - began}
+    return dg.MaterializeResult(metadata=table_facts(facts) | plain(counts | spent) | {"map": picture(png, "map")})
+
+
+@dg.asset(
+    partitions_def=city_boxes,
+    deps=[bbox_partitions],
+    group_name="harvest",
+    pool="mapillary",
+    retry_policy=_patient,
+    kinds={"python", "parquet"},
+    owners=["team:harvest"],
+    code_version="1",
+)
+def sequence_ids(
+    context: dg.AssetExecutionContext, lake: LakeResource, imagery: ImageryResource
+) -> dg.MaterializeResult:
+    """Every sequence with an image in the box, and every image that may lie in it by any of three sources."""
+    key, store, began = box_key(context), lake.open(), time.monotonic()
+    with failures(), _source(key, lake, imagery) as source:
+        found = source.discover(_report(context))
+        bounds = {"bounds": key.bounds.as_list()}
+        store.write("sequence_images", found.images, note=bounds, **key.partition)
+        facts = store.write("sequence_ids", found.sequences, note=bounds | {"figures": found.figures}, **key.partition)
+        counts = found.figures | {"requests": source.requests}
+    counts |= {"n_sequences": len(found.sequences), "n_candidates": len(found.images)}
+    spent = {"n_closed": int(found.sequences["closed"].sum()), "seconds": time.monotonic() - began}
+    return dg.MaterializeResult(metadata=table_facts(facts) | plain(counts | spent))
+
+
+@dg.asset(
+    partitions_def=city_boxes,
+    deps=[sequence_ids],
+    group_name="harvest",
+    pool="mapillary",
+    retry_policy=_patient,
+    kinds={"python", "parquet"},
+    owners=["team:harvest"],
+    code_version="1",
+)
+def image_metadata(
+    context: dg.AssetExecutionContext, lake: LakeResource, imagery: ImageryResource
+) -> dg.MaterializeResult:
+    """One row an image of the box: position, computed pose, camera, time, author and credit; and the certificate."""
+    from geo_assets.harvest import metadata, pictures
+    from geo_assets.harvest.certificate import verdict
+
+    key, store, began = box_key(context), lake.open(), time.monotonic()
+    candidates, sequences = (store.read(t, **key.partition) for t in ("sequence_images", "sequence_ids"))
+    figures = store.note("sequence_ids", **key.partition).get("figures", {})
+    with failures(), _source(key, lake, imagery) as source:
+        found = source.describe(candidates, sequences, figures, _report(context))
+        bounds = {"bounds": key.bounds.as_list()}
+        store.write("certificates", found.certificate, note=bounds, **key.partition)
+        facts = store.write("image_metadata", found.metadata, note=bounds, **key.partition)
+        counts = found.figures | {"n_images": len(found.metadata), "requests": source.requests}
+    proof = [{k: v for k, v in row.items() if k != "fetched_at"} for row in found.certificate.to_dict("records")]
+    said = {
+        "certificate": verdict(proof[0]) if proof else "The box lies outside the city's grid.",
+        **plain(*proof or [{}]),
+    }
+    lon, lat = metadata.position(found.metadata)
+    png = pictures.map_of(lon, lat, key.bounds, colour_by=list(found.metadata["sequence_id"]))
+    counts |= {"seconds": time.monotonic() - began}
+    return dg.MaterializeResult(metadata=said | table_facts(facts) | plain(counts) | {"map": picture(png, "map")})
+
+
+@dg.asset(
+    partitions_def=city_boxes,
+    deps=[image_metadata],
+    group_name="harvest",
+    pool="mapillary",
+    retry_policy=_patient,
+    kinds={"python", "jpeg"},
+    owners=["team:harvest"],
+    code_version="1",
+)
+def image_files(
+    context: dg.AssetExecutionContext, lake: LakeResource, imagery: ImageryResource
+) -> dg.MaterializeResult:
+    """The JPEG files of the box with position, author and licence in their EXIF, and a row a file."""
+    from geo_assets.harvest.pictures import contact_sheet, evenly
+
+    key, store, began = box_key(context), lake.open(), time.monotonic()
+    metadata = store.read("image_metadata", **key.partition)
+    with failures(), _source(key, lake, imagery) as source:
+        found = source.fetch(metadata, _report(context))
+        size = "original" if key.place.photos else load().mapillary.image_size
+        note = {"bounds": key.bounds.as_list(), "size": size}
+        facts = store.write("image_files", found.files, note=note, **key.partition)
+        counts = {"n_fetched": found.n_fetched, "n_kept": found.n_kept, "requests": source.requests}
+    done = found.files.loc[found.files["status"] == "done"]
+    sheet = contact_sheet(store.get_bytes(path) for path in evenly(sorted(done["path"])))
+    counts |= {"n_images": len(done), "n_dead": len(found.files) - len(done), "image_bytes": int(done["bytes"].sum())}
+    spent = {"seconds": time.monotonic() - began}
+    return dg.MaterializeResult(
+        metadata=table_facts(facts) | plain(counts | spent) | {"photos": picture(sheet, "photos")}
+    )
+
+
+ASSETS = (bbox_partitions, sequence_ids, image_metadata, image_files)

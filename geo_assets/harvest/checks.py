@@ -1,0 +1,83 @@
+"""What must hold of a harvested box. Each check looks at what lies in the lake, not at what the run remembers."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from geo_assets.harvest.assets import image_files, image_metadata
+from geo_assets.partitions import box_key, city_boxes
+from geo_assets.resources import LakeResource
+
+MAX_DEAD_SHARE = 0.02
+"""Share of dead files above which the photos of a box are not what its metadata promise."""
+
+
+@dg.multi_asset_check(
+    specs=[
+        dg.AssetCheckSpec(
+            "harvest_is_complete",
+            asset=image_metadata,
+            partitions_def=city_boxes,
+            description="Tiles, sequence lists and searches agree, and nothing they named is unresolved.",
+        ),
+        dg.AssetCheckSpec(
+            "ids_are_unique",
+            asset=image_metadata,
+            blocking=True,
+            partitions_def=city_boxes,
+            description="No image stands twice in the box.",
+        ),
+        dg.AssetCheckSpec(
+            "images_lie_in_box",
+            asset=image_metadata,
+            blocking=True,
+            partitions_def=city_boxes,
+            description="Every image's position lies in the box, and in no other.",
+        ),
+    ]
+)
+def metadata_checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+    """The box's images are complete, unique and at home."""
+    from geo_assets.harvest.certificate import verdict
+    from geo_assets.harvest.metadata import belongs
+
+    key, store = box_key(context), lake.open()
+    images = store.read("image_metadata", **key.partition)
+    proofs = store.read("certificates", **key.partition).to_dict("records")
+    yield dg.AssetCheckResult(
+        check_name="harvest_is_complete",
+        asset_key=image_metadata.key,
+        passed=all(bool(proof["complete"]) for proof in proofs),
+        description=" ".join(map(verdict, proofs)) or "The box lies outside the city's grid.",
+        metadata={k: int(v) for proof in proofs for k, v in proof.items() if k.startswith("n_")},
+    )
+    n_twice = int(images["image_id"].duplicated().sum())
+    yield dg.AssetCheckResult(
+        check_name="ids_are_unique",
+        asset_key=image_metadata.key,
+        passed=n_twice == 0,
+        metadata={"n_images": len(images), "n_duplicates": n_twice},
+    )
+    n_elsewhere = int((~belongs(images, key.grid, key.box)).sum())
+    yield dg.AssetCheckResult(
+        check_name="images_lie_in_box",
+        asset_key=image_metadata.key,
+        passed=n_elsewhere == 0,
+        metadata={"n_images": len(images), "n_elsewhere": n_elsewhere},
+    )
+
+
+@dg.asset_check(asset=image_files, partitions_def=city_boxes)
+def files_decode(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+    """At most one file in fifty of the box is dead; the others decoded to their last line when they were written."""
+    files = lake.open().read("image_files", **box_key(context).partition)
+    dead = files.loc[files["status"] != "done"]
+    share = len(dead) / max(len(files), 1)
+    return dg.AssetCheckResult(
+        passed=share <= MAX_DEAD_SHARE,
+        description=f"{len(dead)} of {len(files)} files are dead.",
+        metadata={"dead_share": share, "reasons": [str(r) for r in dead["reason"].head(10)]},
+    )
+
+
+CHECKS = (metadata_checks, files_decode)

@@ -1,0 +1,86 @@
+"""Cells of an audit: rectangles small enough that a bounding-box search can answer them in full."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from geo_assets.grid import METRES_PER_DEGREE, Bounds
+
+MAX_AREA_DEG2 = 0.009
+"""The API refuses rectangles of 0.01 square degrees."""
+
+MAX_IMAGES = 400
+"""Far below the 2000 rows of one answer, and below what trips the API's density gate."""
+
+MIN_SIDE_M = 1.0
+"""A cell this small is not split further: its images lie on one point."""
+
+
+def area_deg2(cell: Bounds) -> float:
+    """Area of a cell in square degrees, the unit of the API's limit."""
+    return (cell.east - cell.west) * (cell.north - cell.south)
+
+
+def sides_m(cell: Bounds) -> tuple[float, float]:
+    """Width and height of a cell in metres."""
+    shrink = math.cos(math.radians((cell.south + cell.north) / 2))
+    return (cell.east - cell.west) * METRES_PER_DEGREE * shrink, (cell.north - cell.south) * METRES_PER_DEGREE
+
+
+def audit_cells(
+    lon: npt.ArrayLike, lat: npt.ArrayLike, bounds: Bounds, most: int = MAX_IMAGES
+) -> list[tuple[Bounds, int]]:
+    """Cells that cover ``bounds`` without gap or overlap, each with its count of known images, at most ``most``.
+
+    The longer side is halved at the median of the images, so cells follow their density. Where more than ``most``
+    images share one spot, a cell of about a metre holds them all.
+
+    Args:
+        lon: longitudes of the known images [n], degrees.
+        lat: latitudes of the known images [n], degrees.
+        bounds: the rectangle to cover.
+        most: images in a cell.
+    """
+    points = np.stack([np.asarray(lon, float), np.asarray(lat, float)], axis=1).reshape(-1, 2)
+    inside = (points[:, 0] >= bounds.west) & (points[:, 0] < bounds.east)
+    inside &= (points[:, 1] >= bounds.south) & (points[:, 1] < bounds.north)
+    return list(_split(points[inside], bounds, most))
+
+
+def _split(points: npt.NDArray[np.float64], cell: Bounds, most: int) -> Iterator[tuple[Bounds, int]]:
+    width_m, height_m = sides_m(cell)
+    small = max(width_m, height_m) < 2 * MIN_SIDE_M
+    if area_deg2(cell) < MAX_AREA_DEG2 and (len(points) <= most or small):
+        yield cell, len(points)
+        return
+    axis = 0 if width_m >= height_m else 1
+    low, high = (cell.west, cell.east) if axis == 0 else (cell.south, cell.north)
+    at = float(np.median(points[:, axis])) if len(points) > most else (low + high) / 2
+    # A median at the rim would leave an empty sliver and no progress.
+    at = min(max(at, low + (high - low) / 8), high - (high - low) / 8)
+    before = points[:, axis] < at
+    first, second = _halves(cell, axis, at)
+    yield from _split(points[before], first, most)
+    yield from _split(points[~before], second, most)
+
+
+def _halves(cell: Bounds, axis: int, at: float) -> tuple[Bounds, Bounds]:
+    if axis == 0:
+        return Bounds(cell.west, cell.south, at, cell.north), Bounds(at, cell.south, cell.east, cell.north)
+    return Bounds(cell.west, cell.south, cell.east, at), Bounds(cell.west, at, cell.east, cell.north)
+
+
+def quarters(cell: Bounds) -> list[Bounds]:
+    """The four equal parts of a cell."""
+    lon, lat = cell.centre
+    west, east = _halves(cell, 0, lon)
+    return [part for half in (west, east) for part in _halves(half, 1, lat)]
+
+
+def can_split(cell: Bounds) -> bool:
+    """Whether a cell is large enough for its quarters to mean anything."""
+    return max(sides_m(cell)) >= 2 * MIN_SIDE_M

@@ -1,0 +1,5 @@
+"""The embedded trainer and renderer: 3D Gaussian splatting on a CPU, compiled by numba.
+
+Bottom to top: ``compiled`` (how kernels are compiled), ``projection`` and ``blending`` (the image and its gradient),
+``rasteriser`` (both with their buffers), ``loss``, ``adam``, ``initial``, ``density``, ``exposure``, ``training``.
+"""

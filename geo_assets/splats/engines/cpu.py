@@ -1,0 +1,47 @@
+"""The embedded engine: 3D Gaussian splatting on the CPU, always available."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import PackageNotFoundError, version
+
+from geo_assets.splats.engine import Log, SplatRequest, SplatResult
+
+
+class CpuEngine:
+    """Trains with the kernels of :mod:`geo_assets.splats.cpu`."""
+
+    name = "cpu"
+
+    def available(self) -> str | None:
+        """Always."""
+        return None
+
+    def train(self, request: SplatRequest, log: Log) -> SplatResult:
+        """See :class:`geo_assets.splats.engine.SplatEngine`."""
+        from geo_assets.splats.cpu.training import train
+        from geo_assets.splats.dataset import read_scene
+        from geo_assets.splats.ply import write_ply
+
+        began = time.monotonic()
+        trained = train(read_scene(request.dataset_dir), request, log)
+        path = request.out_dir / "splat.ply"
+        write_ply(path, trained.gaussians)
+        last = trained.curve[-1] if trained.curve else {}
+        return SplatResult(
+            ply_path=path,
+            engine=self.name,
+            engine_version=_version(),
+            seconds=time.monotonic() - began,
+            steps_done=trained.steps_done,
+            n_splats=len(trained.gaussians),
+            metrics={k: last[k] for k in ("loss", "psnr_db") if k in last},
+            curve=tuple(trained.curve),
+        )
+
+
+def _version() -> str:
+    try:
+        return version("geo-assets")
+    except PackageNotFoundError:
+        return "source"

@@ -1,0 +1,165 @@
+"""Gaussians as one table of numbers: a row each, the columns that every trainer of splats agrees on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+MEAN, SCALE, QUAT, OPACITY, SH = 0, 3, 6, 10, 11
+"""First column of each parameter in :attr:`Gaussians.rows`."""
+
+SH_0 = 0.28209479177387814
+"""The constant spherical harmonic: colour = 0.5 + SH_0 * coefficient."""
+
+
+def coefficients(degree: int) -> int:
+    """Number of spherical harmonics up to a degree."""
+    return (degree + 1) ** 2
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """N Gaussians; ``rows`` is float32 [N, 11 + 3 K], K spherical harmonics for each of red, green and blue.
+
+    Columns: mean (3, in the frame's unit), log of the three standard deviations (3), rotation quaternion wxyz (4, of
+    any length), logit of the opacity (1), harmonics [K, 3] with the colours innermost.
+    """
+
+    rows: Floats
+
+    @classmethod
+    def of(
+        cls,
+        means: npt.ArrayLike,
+        log_scales: npt.ArrayLike,
+        quats: npt.ArrayLike,
+        opacity_logits: npt.ArrayLike,
+        sh: npt.ArrayLike,
+    ) -> Gaussians:
+        """From one array a parameter: [N, 3], [N, 3], [N, 4] wxyz, [N] and [N, K, 3]."""
+        n = len(np.asarray(means))
+        parts = [np.asarray(p, np.float32).reshape(n, -1) for p in (means, log_scales, quats)]
+        parts.append(np.asarray(opacity_logits, np.float32).reshape(n, 1))
+        parts.append(np.asarray(sh, np.float32).reshape(n, np.asarray(sh).shape[1] * 3))
+        return cls(np.ascontiguousarray(np.concatenate(parts, axis=1)))
+
+    @classmethod
+    def none(cls, degree: int = 0) -> Gaussians:
+        """No Gaussian at all, of a degree."""
+        return cls(np.zeros((0, SH + 3 * coefficients(degree)), np.float32))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def means(self) -> Floats:
+        """Centres [N, 3]; a view, as are the others."""
+        return self.rows[:, MEAN:SCALE]
+
+    @property
+    def log_scales(self) -> Floats:
+        """Logarithms of the standard deviations [N, 3]."""
+        return self.rows[:, SCALE:QUAT]
+
+    @property
+    def quats(self) -> Floats:
+        """Rotations of the axes, wxyz [N, 4]."""
+        return self.rows[:, QUAT:OPACITY]
+
+    @property
+    def opacity_logits(self) -> Floats:
+        """Logits of the opacities [N]."""
+        return self.rows[:, OPACITY]
+
+    @property
+    def opacities(self) -> Floats:
+        """Opacities from 0 to 1 [N]."""
+        return 1 / (1 + np.exp(-self.opacity_logits))
+
+    @property
+    def sh(self) -> Floats:
+        """Spherical harmonics [N, K, 3]."""
+        return self.rows[:, SH:].reshape(len(self), -1, 3)
+
+    @property
+    def degree(self) -> int:
+        """Highest degree of the spherical harmonics."""
+        return round(((self.rows.shape[1] - SH) // 3) ** 0.5) - 1
+
+    def __getitem__(self, which: npt.NDArray[np.bool_] | npt.NDArray[np.integer] | slice) -> Gaussians:
+        return Gaussians(np.ascontiguousarray(self.rows[which]))
+
+    def to_degree(self, degree: int) -> Gaussians:
+        """The same Gaussians with harmonics cut, or zeros added, to a degree."""
+        wanted = np.zeros((len(self), SH + 3 * coefficients(degree)), np.float32)
+        shared = min(wanted.shape[1], self.rows.shape[1])
+        wanted[:, :shared] = self.rows[:, :shared]
+        return Gaussians(wanted)
+
+    def moved(self, rotation: npt.ArrayLike, translation: npt.ArrayLike) -> Gaussians:
+        """The Gaussians in another frame: ``x' = rotation x + translation``, in metres, without a change of scale.
+
+        Harmonics of degree 1 turn like a vector, exactly. Higher degrees are dropped: their rotation is not needed
+        for what this platform trains, and leaving them unrotated would be wrong.
+        """
+        rotation, translation = np.asarray(rotation, float), np.asarray(translation, float)
+        moved = self.to_degree(min(self.degree, 1))
+        moved.means[:] = self.means.astype(float) @ rotation.T + translation
+        moved.quats[:] = quaternion_product(quaternion_of(rotation), self.quats.astype(float))
+        if moved.degree == 1:
+            # The basis (-y, z, -x) is the view direction d with its axes renamed: colour = c . (P d) with P below. In
+            # the new frame d' = R d, so c' . (P R d) = c . (P d) for all d, hence c' = P R P^T c.
+            axes = np.array([[0, -1, 0], [0, 0, 1], [-1, 0, 0]], float)
+            moved.sh[:, 1:4] = np.einsum("ij,njc->nic", axes @ rotation @ axes.T, self.sh[:, 1:4].astype(float))
+        return moved
+
+
+def joined(parts: list[Gaussians], degree: int) -> Gaussians:
+    """All parts in one, brought to one degree."""
+    return Gaussians(np.concatenate([Gaussians.none(degree).rows, *(part.to_degree(degree).rows for part in parts)]))
+
+
+def quaternion_of(rotation: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Unit quaternion wxyz of a rotation matrix [3, 3]."""
+    m = np.asarray(rotation, float)
+    # The quaternion is the eigenvector of the largest eigenvalue of this symmetric matrix (Bar-Itzhack 2000).
+    k = np.array(
+        [
+            [m[0, 0] - m[1, 1] - m[2, 2], 0, 0, 0],
+            [m[1, 0] + m[0, 1], m[1, 1] - m[0, 0] - m[2, 2], 0, 0],
+            [m[2, 0] + m[0, 2], m[2, 1] + m[1, 2], m[2, 2] - m[0, 0] - m[1, 1], 0],
+            [m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], m[0, 0] + m[1, 1] + m[2, 2]],
+        ]
+    )
+    x, y, z, w = np.linalg.eigh(k)[1][:, -1]
+    return np.array([w, x, y, z]) * (1 if w >= 0 else -1)
+
+
+def quaternion_product(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Hamilton product a b of wxyz quaternions [..., 4]: the rotation b, then a."""
+    aw, ax, ay, az = np.moveaxis(a, -1, 0)
+    bw, bx, by, bz = np.moveaxis(b, -1, 0)
+    return np.stack(
+        [
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ],
+        axis=-1,
+    )
+
+
+def rotations_of(quats: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Rotation matrices [N, 3, 3] of wxyz quaternions [N, 4] of any length."""
+    w, x, y, z = (quats / np.linalg.norm(quats, axis=1, keepdims=True)).astype(float).T
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.moveaxis(np.array(rows), -1, 0)
