@@ -23,7 +23,7 @@ import dagster as dg
 import duckdb
 import pyarrow as pa
 
-from geo_assets.errors import ConfigError, GeoAssetsError
+from geo_assets.errors import ConfigError
 from geo_assets.lake import Lake
 from geo_assets.reporting import failures
 from geo_assets.resources import LakeResource
@@ -121,7 +121,7 @@ def _contract(query: str) -> tuple[str, dict[str, str], dict[str, str]]:
 
 def _check_name(condition: str) -> str:
     """The condition in words: ``n_files <= n_images`` is ``n_files_at_most_n_images``."""
-    worded = re.sub("|".join(_WORDS), lambda match: f" {_WORDS[match[0]]} ", condition)
+    worded = re.sub("|".join(map(re.escape, _WORDS)), lambda match: f" {_WORDS[match[0]]} ", condition)
     return re.sub(r"\W+", "_", worded).strip("_").lower()[:100]
 
 
@@ -159,7 +159,9 @@ def read_models(folder: Path = SQL_FOLDER) -> list[SqlModel]:
     """
     paths = sorted(folder.glob("*/*.sql"))
     if not paths:
-        raise ConfigError(f"No SQL model in {folder}: expected dbt_like_sql/staging/*.sql and dbt_like_sql/marts/*.sql.")
+        raise ConfigError(
+            f"No SQL model in {folder}: expected dbt_like_sql/staging/*.sql and dbt_like_sql/marts/*.sql."
+        )
     models: dict[str, SqlModel] = {}
     for path in paths:
         if path.stem in models or path.stem in TABLES:
@@ -282,7 +284,9 @@ def column_lineage(model: SqlModel, schemas: dict[str, dict[str, str]]) -> dict[
     query = sqlglot.parse_one(model.query, dialect="duckdb")
     sources: dict[str, list[tuple[str, str]]] = {}
     for column in model.columns:
-        leaves = (node for node in lineage(column, query, schema=schemas, dialect="duckdb").walk() if not node.downstream)
+        leaves = (
+            node for node in lineage(column, query, schema=schemas, dialect="duckdb").walk() if not node.downstream
+        )
         found = {
             (node.source.name, node.name.rsplit(".", 1)[-1].strip('"'))
             for node in leaves

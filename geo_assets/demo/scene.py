@@ -117,7 +117,7 @@ class Scene:
         else:
             lens = (np.float32(camera.focal_px), np.float32(camera.width / 2), np.float32(camera.height / 2))
             raycast.perspective(origin, street_from_cam, *lens, samples, *textured, image, depth)
-        return np.clip(image / 255, 0, 1), depth
+        return np.clip(image / 255, 0, 1).astype(np.float32), depth
 
 
 @dataclass

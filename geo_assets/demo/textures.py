@@ -39,16 +39,16 @@ def noise(rng: np.random.Generator, rows: int, columns: int, cell: int) -> Float
     """Smooth noise [rows, columns] of unit standard deviation whose blobs are about ``cell`` texels wide."""
     grid = rng.standard_normal((rows // cell + 4, columns // cell + 4), dtype=np.float32)
     large = Image.fromarray(grid).resize((grid.shape[1] * cell, grid.shape[0] * cell), Image.Resampling.BICUBIC)
-    patch = np.asarray(large)[cell : cell + rows, cell : cell + columns]
-    return patch / max(float(patch.std()), 1e-6)
+    patch = np.asarray(large, np.float32)[cell : cell + rows, cell : cell + columns]
+    return patch / np.float32(max(float(patch.std()), 1e-6))
 
 
 def fractal(rng: np.random.Generator, rows: int, columns: int, octaves: dict[int, float]) -> Floats:
     """Sum of noises [rows, columns]; ``octaves`` maps blob size in texels to standard deviation."""
-    return sum(
-        (weight * noise(rng, rows, columns, cell) for cell, weight in octaves.items()),
-        np.zeros((rows, columns), np.float32),
-    )
+    total = np.zeros((rows, columns), np.float32)
+    for cell, weight in octaves.items():
+        total += np.float32(weight) * noise(rng, rows, columns, cell)
+    return total
 
 
 def facade(rng: np.random.Generator, width_m: float, height_m: float) -> Texture:
@@ -197,14 +197,14 @@ def _shadow(length_m: float, width_m: float, footprints: npt.NDArray[np.float64]
         corners = (along0 + length_m / 2, width_m / 2 - across1, along1 + length_m / 2, width_m / 2 - across0)
         draw.rectangle([c / coarse_m for c in corners], fill=110)
     soft = mask.filter(ImageFilter.GaussianBlur(4)).resize((columns, rows), Image.Resampling.BILINEAR)
-    return np.asarray(soft, np.float32) / 255
+    return np.asarray(soft, np.float32) / np.float32(255)
 
 
 def _masonry(rng: np.random.Generator, rows: int, columns: int) -> Floats:
     """Relative brightness of stones in running bond, of large panels, or of bare plaster."""
     kind = rng.integers(3)
     if kind == 2:
-        return np.clip(np.float32(0.12) * noise(rng, rows, columns, 60), np.float32(-0.2), np.float32(0.05))
+        return np.clip(0.12 * noise(rng, rows, columns, 60), -0.2, 0.05).astype(np.float32)
     height, width = ((9, 22), (44, 60))[kind]
     i = np.arange(rows) // height
     shift = (i % 2) * (width // 2)

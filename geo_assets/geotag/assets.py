@@ -1,7 +1,6 @@
 """Assets of the geotag room: photo sets, one table of them, its clustering and the levels of cells."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,7 +11,7 @@ from geo_assets.resources import LakeResource
 from geo_assets.settings import load
 from geo_assets.tables import TABLES
 
-MODEL_FILES = "models_geotag"
+MODEL_FILES = ("models_geotag", "hdbscan")
 _COMMON: dict[str, Any] = {"group_name": "geotag", "owners": ["team:geotag"], "code_version": "1"}
 
 
@@ -95,7 +94,7 @@ def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
         points = unique_points(store)
         context.log.info(f"{len(points):,} places of {int(points['n_photos'].sum()):,} photos")
         model = fit(points, min_cluster_size=chosen.min_cluster_size, min_samples=chosen.min_samples)
-        publish(model, store, store.key(MODEL_FILES))
+        publish(model, store, store.key(*MODEL_FILES))
         store.write("hdbscan_tree", model.tree)
         facts = store.write("hdbscan_model", model.points)
     clustered = model.points[model.points["cluster"] >= 0]
@@ -113,10 +112,8 @@ def hierarchy_centroids(context: dg.AssetExecutionContext, lake: LakeResource) -
     store, chosen = lake.open(), load().geotag
     with failures():
         points = store.read("hdbscan_model")
-        tree = read_dendrogram(store, store.key(MODEL_FILES), points)
-        levels = build(
-            points, tree, min_cluster_size=chosen.min_cluster_size, exponents=chosen.level_exponents
-        )
+        tree = read_dendrogram(store, store.key(*MODEL_FILES), points)
+        levels = build(points, tree, min_cluster_size=chosen.min_cluster_size, exponents=chosen.level_exponents)
         store.write("photo_cells", photo_cells(store, points, levels.cells))
         facts = store.write("hierarchy_centroids", levels.centroids)
     context.log.info(", ".join(f"{k} {v:,}" for k, v in levels.figures.items()))

@@ -76,7 +76,9 @@ def reject_shares(lake: Lake) -> dict[str, float]:
         dg.AssetCheckSpec(
             "split_has_no_leak", asset=geotag_combined, blocking=True, description="A place is in one split only."
         ),
-        dg.AssetCheckSpec("few_rejects", asset=geotag_combined, description="No source lost more than 5 % of its records."),
+        dg.AssetCheckSpec(
+            "few_rejects", asset=geotag_combined, description="No source lost more than 5 % of its records."
+        ),
     ]
 )
 def combined_is_sound(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:

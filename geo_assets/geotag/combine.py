@@ -9,6 +9,7 @@ import pandas as pd
 
 from geo_assets.geotag.photos import NULL_ISLAND_DEG
 from geo_assets.lake import Lake
+from geo_assets.tables import to_pandas
 
 SPLIT_CELL_DEG = 0.1
 """Photos of one cell of this size (11 km north to south) share a split."""
@@ -93,8 +94,8 @@ def combine(lake: Lake) -> Combined:
     with con:
         prepare(con)
         con.execute(_PHOTOS)
-        photos = con.execute(_COMBINED).df()
-        rejects = con.execute(_REJECTS).df()
+        photos = to_pandas(con.sql(_COMBINED).to_arrow_table())
+        rejects = to_pandas(con.sql(_REJECTS).to_arrow_table())
         n_read = con.execute("select count(*) from photos").fetchall()[0][0]
     splits = photos["split"].value_counts()
     return Combined(

@@ -94,7 +94,18 @@ def _by_exif(photos: list[Path], folder: Path, log: Callable[[str], None]) -> It
         position = exif_position(gps)
         fault = None if position else "the EXIF has no GPS position"
         lon, lat = position or (None, None)
-        yield name, 0, fault, name, name, lon, lat, exif_time(gps), _text(exif.get(_ARTIST)), _text(exif.get(_COPYRIGHT))
+        yield (
+            name,
+            0,
+            fault,
+            name,
+            name,
+            lon,
+            lat,
+            exif_time(gps),
+            _text(exif.get(_ARTIST)),
+            _text(exif.get(_COPYRIGHT)),
+        )
 
 
 def exif_position(gps: dict[int, Any]) -> tuple[float, float] | None:

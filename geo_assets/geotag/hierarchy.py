@@ -15,7 +15,7 @@ from geo_assets.geodesy import haversine_m
 from geo_assets.geotag.clustering import Dendrogram, Floats, Ints, unit_sphere
 from geo_assets.geotag.combine import prepare
 from geo_assets.lake import Lake
-from geo_assets.tables import TABLES
+from geo_assets.tables import TABLES, to_pandas
 
 _MEANINGLESS = 1e-9
 """Below this length a mean vector has no direction; the cell's medoid stands in."""
@@ -99,7 +99,12 @@ def _cut(tree: Dendrogram, xyz: Floats, finest: Ints, above: Ints, min_cluster_s
         joined = join_noise(xyz, labels)
         pairs = pd.DataFrame({"cell": finest, "cut": joined})
         # The larger cluster size keeps nearly all small clusters whole; where it does not, the majority decides.
-        votes = pairs.value_counts().rename("n").reset_index().sort_values(["cell", "n", "cut"], ascending=[True, False, True])
+        votes = (
+            pairs.value_counts()
+            .rename("n")
+            .reset_index()
+            .sort_values(["cell", "n", "cut"], ascending=[True, False, True])
+        )
         cut = votes.drop_duplicates("cell")["cut"].to_numpy(np.int64)
         _, groups = np.unique(np.stack([above, cut]), axis=1, return_inverse=True)
         n_groups = int(groups.max()) + 1
@@ -255,8 +260,9 @@ def photo_cells(lake: Lake, points: pd.DataFrame, cells: Ints) -> pd.DataFrame:
     with lake.connect("geotag_combined") as con:
         prepare(con)
         con.register("placed", placed)
-        return con.execute("""
+        query = """
             select p.photo_id, p.source, placed.point_id, placed.cells, placed.is_noise
             from geotag_combined p join placed
                 on placed.lon = place_lon(p.lon, p.lat) and placed.lat = p.lat + 0.0
-            where not list_contains(p.flags, 'null_island')""").df()
+            where not list_contains(p.flags, 'null_island')"""
+        return to_pandas(con.sql(query).to_arrow_table())

@@ -62,7 +62,10 @@ def sift(raw: pd.DataFrame, source: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     for broken, why, columns in rules:
         first = broken & reason.isna().to_numpy()
         reason[first] = why
-        value[first] = [", ".join(f"{k}={v}" for k, v in zip(columns, row, strict=True)) for row in raw.loc[first, columns].to_numpy(object)]
+        value[first] = [
+            ", ".join(f"{k}={v}" for k, v in zip(columns, row, strict=True))
+            for row in raw.loc[first, columns].to_numpy(object)
+        ]
     good = reason.isna().to_numpy()
     bad = raw[~good]
     rejects = pd.DataFrame(
@@ -92,7 +95,7 @@ def _photos(raw: pd.DataFrame, lon: np.ndarray, lat: np.ndarray, source: str) ->
             "author_hash": author.map(hashes).astype(object),
             "licence": _column(raw, "licence").astype(object),
             "landmark_id": _column(raw, "landmark_id").astype(object),
-            "flags": [["null_island"] if null else [] for null in at_null],
+            "flags": pd.Series([["null_island"] if null else [] for null in at_null], raw.index, object),
         }
     ).reset_index(drop=True)
 

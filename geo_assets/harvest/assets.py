@@ -91,7 +91,7 @@ def sequence_ids(
         facts = store.write("sequence_ids", found.sequences, note=bounds | {"figures": found.figures}, **key.partition)
         counts = found.figures | {"requests": source.requests}
     counts |= {"n_sequences": len(found.sequences), "n_candidates": len(found.images)}
-    spent = {"n_closed": int(found.sequences["closed"].sum()), "seconds": time.monotonic() - began}
+    spent = {"n_closed": int(found.sequences["closed"].to_numpy(bool).sum()), "seconds": time.monotonic() - began}
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(counts | spent))
 
 
@@ -110,7 +110,7 @@ def image_metadata(
 ) -> dg.MaterializeResult:
     """One row an image of the box: position, computed pose, camera, time, author and credit; and the certificate."""
     from geo_assets.harvest import metadata, pictures
-    from geo_assets.harvest.certificate import verdict
+    from geo_assets.harvest.certificate import summary
 
     key, store, began = box_key(context), lake.open(), time.monotonic()
     candidates, sequences = (store.read(t, **key.partition) for t in ("sequence_images", "sequence_ids"))
@@ -121,15 +121,12 @@ def image_metadata(
         store.write("certificates", found.certificate, note=bounds, **key.partition)
         facts = store.write("image_metadata", found.metadata, note=bounds, **key.partition)
         counts = found.figures | {"n_images": len(found.metadata), "requests": source.requests}
-    proof = [{k: v for k, v in row.items() if k != "fetched_at"} for row in found.certificate.to_dict("records")]
-    said = {
-        "certificate": verdict(proof[0]) if proof else "The box lies outside the city's grid.",
-        **plain(*proof or [{}]),
-    }
     lon, lat = metadata.position(found.metadata)
     png = pictures.map_of(lon, lat, key.bounds, colour_by=list(found.metadata["sequence_id"]))
     counts |= {"seconds": time.monotonic() - began}
-    return dg.MaterializeResult(metadata=said | table_facts(facts) | plain(counts) | {"map": picture(png, "map")})
+    return dg.MaterializeResult(
+        metadata=table_facts(facts) | plain(summary(found.certificate) | counts) | {"map": picture(png, "map")}
+    )
 
 
 @dg.asset(
@@ -158,7 +155,11 @@ def image_files(
         counts = {"n_fetched": found.n_fetched, "n_kept": found.n_kept, "requests": source.requests}
     done = found.files.loc[found.files["status"] == "done"]
     sheet = contact_sheet(store.get_bytes(path) for path in evenly(sorted(done["path"])))
-    counts |= {"n_images": len(done), "n_dead": len(found.files) - len(done), "image_bytes": int(done["bytes"].sum())}
+    counts |= {
+        "n_images": len(done),
+        "n_dead": len(found.files) - len(done),
+        "image_bytes": int(done["bytes"].to_numpy(int).sum()),
+    }
     spent = {"seconds": time.monotonic() - began}
     return dg.MaterializeResult(
         metadata=table_facts(facts) | plain(counts | spent) | {"photos": picture(sheet, "photos")}

@@ -60,6 +60,19 @@ def certificate(
     )
 
 
+def summary(proofs: pd.DataFrame) -> dict[str, Any]:
+    """A certificate as figures, with one sentence for people under ``certificate``.
+
+    Args:
+        proofs: the row of table ``certificates``, or none for a box outside its city's grid.
+    """
+    if proofs.empty:
+        return {"certificate": "The box lies outside the city's grid.", "complete": True}
+    row = proofs.iloc[0].to_dict()
+    figures = {k: int(v) for k, v in row.items() if str(k).startswith("n_")}
+    return {"certificate": verdict(row), "complete": bool(row["complete"]), **figures}
+
+
 def verdict(row: Mapping[str, Any]) -> str:
     """One sentence on a certificate, for people."""
     if row["complete"]:

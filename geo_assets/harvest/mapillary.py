@@ -25,6 +25,7 @@ import aiohttp
 
 from geo_assets.errors import ApiError, ConfigError
 from geo_assets.grid import Bounds
+from geo_assets.harvest.tiles import whole
 from geo_assets.settings import Mapillary as Settings
 
 Dataset = Literal["original", "computed"]
@@ -172,7 +173,7 @@ class Mapillary:
             ConfigError: there is no token.
         """
         url = f"{self.settings.tiles_url}/maps/vtp/{DATASETS[dataset]}/2/{z}/{x}/{y}"
-        return self._run(self._ask("tiles", url, {"access_token": self._needed_token()}))
+        return self._run(self._ask("tiles", url, {"access_token": self._needed_token()}, parse=whole))
 
     def image_ids(self, sequence_id: str) -> list[str]:
         """Ids of the images of a sequence, in the order of capture, as the API lists them in one answer.
@@ -336,7 +337,7 @@ class Mapillary:
             return parse(body)
         except ValueError:
             raise ApiError(
-                self._clean(f"{where} answered {len(body)} bytes that are not JSON."), status=status
+                self._clean(f"{where} answered {len(body)} bytes that are not what was asked for."), status=status
             ) from None
         except ApiError:  # an error in the clothes of a 200
             raise self._refusal(where, status, body, retry_after) from None

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from geo_assets.errors import ConfigError
 from geo_assets.grid import Grid
+from geo_assets.harvest.aoi import inside as in_area
 from geo_assets.harvest.coverage import in_box
 from geo_assets.tables import TABLES
 
@@ -125,9 +125,8 @@ def position(frame: pd.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[
 
     It is the computed position if there is one, else the recorded one; NaN where there is neither.
     """
-    lon, lat, computed_lon, computed_lat = (
-        pd.to_numeric(frame[c]).to_numpy(float, na_value=np.nan) for c in ("lon", "lat", "computed_lon", "computed_lat")
-    )
+    names = ["lon", "lat", "computed_lon", "computed_lat"]
+    lon, lat, computed_lon, computed_lat = frame[names].astype(float).to_numpy().T
     has = np.isfinite(computed_lon) & np.isfinite(computed_lat)
     return np.where(has, computed_lon, lon), np.where(has, computed_lat, lat)
 
@@ -136,33 +135,13 @@ def belongs(frame: pd.DataFrame, grid: Grid, box: str, aoi: Path | None = None) 
     """Whether each image lies in a box, and in the city's polygon if there is one [n].
 
     Raises:
-        ConfigError: the polygon cannot be read.
+        SourceError: the polygon cannot be read.
     """
     lon, lat = position(frame)
     placed = np.isfinite(lon) & np.isfinite(lat)
     inside = np.zeros(len(frame), bool)
     inside[placed] = in_box(lon[placed], lat[placed], grid, box)
-    return inside & in_polygon(lon, lat, aoi) if aoi is not None else inside
-
-
-def in_polygon(lon: npt.ArrayLike, lat: npt.ArrayLike, path: Path) -> npt.NDArray[np.bool_]:
-    """Whether each point lies in the polygons of a GeoJSON file (EPSG:4326) [n].
-
-    Raises:
-        ConfigError: the file is missing, is not GeoJSON, or holds no polygon.
-    """
-    import shapely
-
-    try:
-        shape = shapely.from_geojson(path.read_text())
-    except (OSError, UnicodeDecodeError, shapely.GEOSException) as error:
-        raise ConfigError(f"The area of interest {path} cannot be read as GeoJSON: {error}.") from None
-    polygons = [g for g in shapely.get_parts(shape).tolist() if g.geom_type in ("Polygon", "MultiPolygon")]
-    if not polygons:
-        raise ConfigError(f"The area of interest {path} holds no polygon. Give a GeoJSON Polygon in EPSG:4326.")
-    area = shapely.union_all(polygons)
-    shapely.prepare(area)
-    return shapely.intersects_xy(area, np.asarray(lon, float), np.asarray(lat, float))
+    return inside & in_area(aoi, lon, lat) if aoi is not None else inside
 
 
 def _object(value: Any) -> Mapping[str, Any]:

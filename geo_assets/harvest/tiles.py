@@ -113,6 +113,21 @@ def decode(data: bytes) -> dict[str, Layer]:
     return {layer.name: layer for layer in layers}
 
 
+def whole(data: bytes) -> bytes:
+    """The bytes of a tile as they are, after a look at whether every layer is there to its end.
+
+    Raises:
+        ValueError: they were cut off, or are no tile.
+    """
+    if data[:2] != b"\x1f\x8b":
+        try:
+            for _ in _fields(data):
+                pass
+        except IndexError:
+            raise ValueError("it ends within a number") from None
+    return data
+
+
 def images_of(data: bytes, tile: Tile) -> pd.DataFrame:
     """The images that a tile names, one row a feature of layer ``image``, columns :data:`POSITIONS`.
 

@@ -71,7 +71,9 @@ def read_scene(dataset: Path) -> Scene:
         with Image.open(path) as file:
             photo = np.asarray(file.convert("RGB"))
         if photo.shape[:2] != (camera.height, camera.width):
-            unusable.append(f"{image.name} is {photo.shape[1]} x {photo.shape[0]} px, not {camera.width} x {camera.height}")
+            unusable.append(
+                f"{image.name} is {photo.shape[1]} x {photo.shape[0]} px, not {camera.width} x {camera.height}"
+            )
             continue
         seen = [point for point in image.points2D if point.has_point3D()]
         rows = np.array([row_of[point.point3D_id] for point in seen], np.int64)

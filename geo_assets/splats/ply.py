@@ -134,5 +134,7 @@ def _header(data: bytes, name: str) -> tuple[int, np.dtype, int]:
                 raise SourceError(f"{name}: the header line '{' '.join(words)}' is not a number property.")
             fields.append((words[2], "<" + _TYPES[words[1]]))
     if count < 0 or len({f for f, _ in fields}) != len(fields):
-        raise SourceError(f"{name}: the header does not declare its vertices once, each property with a name of its own.")
+        raise SourceError(
+            f"{name}: the header does not declare its vertices once, each property with a name of its own."
+        )
     return count, np.dtype(fields), end + len(b"end_header\n")

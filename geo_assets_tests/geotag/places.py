@@ -79,4 +79,6 @@ def blobs(centres: Iterable[tuple[float, float]], n: int = 30, km: float = 5.0, 
 def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two labellings group alike, whatever the numbers; noise must be noise in both."""
     pairs = set(zip(one.tolist(), other.tolist(), strict=True))
-    return len(pairs) == len(set(one.tolist())) == len(set(other.tolist())) and all((a < 0) == (b < 0) for a, b in pairs)
+    return len(pairs) == len(set(one.tolist())) == len(set(other.tolist())) and all(
+        (a < 0) == (b < 0) for a, b in pairs
+    )

@@ -30,7 +30,12 @@ def test_photos_without_a_position_are_rejects(tmp_path):
 
 @pytest.mark.parametrize(
     "gps",
-    [{}, {1: "N", 2: (1, 2, 3)}, {1: "N", 2: (1, 2), 3: "E", 4: (1, 2, 3)}, {1: "", 2: (1, 2, 3), 3: "E", 4: (1, 2, 3)}],
+    [
+        {},
+        {1: "N", 2: (1, 2, 3)},
+        {1: "N", 2: (1, 2), 3: "E", 4: (1, 2, 3)},
+        {1: "", 2: (1, 2, 3), 3: "E", 4: (1, 2, 3)},
+    ],
 )
 def test_half_a_position_is_none(gps):
     assert exif_position(gps) is None
@@ -39,7 +44,9 @@ def test_half_a_position_is_none(gps):
 def test_a_csv_goes_before_the_exif_of_its_photos(tmp_path):
     write_photo(tmp_path / "1" / "8010869266.jpg", 1.0, 1.0)
     write_photo(tmp_path / "1" / "8010869267.jpg", 3.0, 3.0)
-    (tmp_path / "photos.csv").write_text("photo_id,owner,Latitude,Longitude\n8010869266,ada,10,20\n8010869268,bea,x,2\n")
+    (tmp_path / "photos.csv").write_text(
+        "photo_id,owner,Latitude,Longitude\n8010869266,ada,10,20\n8010869268,bea,x,2\n"
+    )
     photos, rejects = read_flickr(tmp_path)
     assert photos.set_index("photo_id")["lon"].to_dict() == {"8010869266": 20.0, "8010869267": pytest.approx(3.0)}
     assert rejects[["file", "row"]].values.tolist() == [["photos.csv", "1"]]
@@ -52,7 +59,7 @@ def test_an_unknown_csv_is_one_reject(tmp_path):
 
 
 def test_an_empty_folder_says_what_to_set(tmp_path):
-    with pytest.raises(SourceError, match="geotag.flickr_geotag"):
+    with pytest.raises(SourceError, match=r"geotag\.flickr_geotag"):
         read_flickr(tmp_path)
 
 

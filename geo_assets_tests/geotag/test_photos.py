@@ -77,7 +77,9 @@ def test_nothing_gives_tables_of_nothing():
 
 def test_a_swapped_header_is_refused(tmp_path):
     swapped = pd.DataFrame({"lon": ["32.3", "29.9", "-33.8"], "lat": ["-64.7", "122.3", "151.2"]})
-    with pytest.raises(SourceError, match=r"header seems swapped: 2 of 3 values of column LAT .* Exchange the two names"):
+    with pytest.raises(
+        SourceError, match=r"header seems swapped: 2 of 3 values of column LAT .* Exchange the two names"
+    ):
         refuse_swapped(tmp_path / "a.csv", swapped, ("LON", "LAT"))
     one_bad_row = pd.DataFrame({"lon": ["10"] * 50, "lat": ["50"] * 49 + ["95"]})
     refuse_swapped(tmp_path / "a.csv", one_bad_row, ("LON", "LAT"))

@@ -18,7 +18,9 @@ def test_good_records_become_photos(tmp_path):
 
 
 def test_records_without_coordinates_get_them_from_the_csv(tmp_path):
-    write_shard(tmp_path / "s.msg", [{"id": "13/20/8010869266.jpg", "image": b""}, {"id": "cc/cc/99999.jpg", "image": b""}])
+    write_shard(
+        tmp_path / "s.msg", [{"id": "13/20/8010869266.jpg", "image": b""}, {"id": "cc/cc/99999.jpg", "image": b""}]
+    )
     (tmp_path / "mp16_places365.csv").write_text(MP16)
     photos, rejects = read_placing(tmp_path)
     assert photos[["lon", "lat"]].values.tolist() == [[-98.5, 29.4]]
@@ -77,7 +79,7 @@ def test_rubbish_in_a_shard_ends_it_with_a_reason(tmp_path):
 
 
 def test_a_folder_without_shards_says_what_to_set(tmp_path):
-    with pytest.raises(SourceError, match="geotag.placing_2016"):
+    with pytest.raises(SourceError, match=r"geotag\.placing_2016"):
         read_placing(tmp_path)
 
 

@@ -44,10 +44,7 @@ def exponential(x):
     p = f32(1) + y * (
         f32(1)
         + y
-        * (
-            f32(0.5)
-            + y * (f32(0.16666667) + y * (f32(0.041666667) + y * (f32(0.008333333) + y * f32(0.001388889))))
-        )
+        * (f32(0.5) + y * (f32(0.16666667) + y * (f32(0.041666667) + y * (f32(0.008333333) + y * f32(0.001388889)))))
     )
     p = p * p
     p = p * p
@@ -116,7 +113,9 @@ def blend(tiles, ellipses, columns, width, height, background, image, transmitta
             cxx, cxy, cyy, opacity = conics[n, 0], conics[n, 1], conics[n, 2], opacities[n]
             r, g, b = colours[n, 0], colours[n, 1], colours[n, 2]
             number = np.int32(entry - first)
-            for j in range(max(int(math.ceil(y - half_height[n])), 0), min(int(math.floor(y + half_height[n])), TILE_PX - 1) + 1):
+            for j in range(
+                max(int(math.ceil(y - half_height[n])), 0), min(int(math.floor(y + half_height[n])), TILE_PX - 1) + 1
+            ):
                 dy = f32(j) - y
                 constant, linear = f32(-0.5) * cyy * dy * dy, -cxy * dy
                 for i in range(TILE_PX):
@@ -183,7 +182,9 @@ def blend_backward(tiles, ellipses, columns, width, height, background, picture,
             r, g, b = colours[n, 0], colours[n, 1], colours[n, 2]
             number = np.int32(entry - first)
             s_red = s_green = s_blue = s_opacity = s_cxx = s_cxy = s_cyy = s_x = s_y = f32(0)
-            for j in range(max(int(math.ceil(y - half_height[n])), 0), min(int(math.floor(y + half_height[n])), TILE_PX - 1) + 1):
+            for j in range(
+                max(int(math.ceil(y - half_height[n])), 0), min(int(math.floor(y + half_height[n])), TILE_PX - 1) + 1
+            ):
                 dy = f32(j) - y
                 constant, linear = f32(-0.5) * cyy * dy * dy, -cxy * dy
                 sum_0 = sum_1 = sum_2 = row_red = row_green = row_blue = row_opacity = f32(0)

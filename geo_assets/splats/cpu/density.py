@@ -43,7 +43,9 @@ class Population:
 
     def copy(self) -> Population:
         """An independent copy."""
-        return Population(*(getattr(self, name).copy() for name in ("rows", "first", "second", "pull_sum", "pull_count")))
+        return Population(
+            *(getattr(self, name).copy() for name in ("rows", "first", "second", "pull_sum", "pull_count"))
+        )
 
     def felt(self, seen: np.ndarray, pull: Floats) -> None:
         """Add a step's pull on the Gaussians it saw."""
@@ -81,7 +83,11 @@ class Population:
         kept &= np.isfinite(rows).all(axis=1)
         n = int(kept.sum())
         return Population(
-            np.ascontiguousarray(rows[kept]), first[kept], second[kept], np.zeros(n, np.float32), np.zeros(n, np.float32)
+            np.ascontiguousarray(rows[kept]),
+            first[kept],
+            second[kept],
+            np.zeros(n, np.float32),
+            np.zeros(n, np.float32),
         )
 
 

@@ -101,7 +101,9 @@ def differences(image, photo, slopes, ssim_share, gradient, row_sums):
                 y = f32(photo[row, column, c]) * f32(1 / 255)
                 total += abs(x - y)
                 sign = f32(1) if x > y else (f32(-1) if x < y else f32(0))
-                in_ssim = slopes[c, row, column] + f32(2) * x * slopes[3 + c, row, column] + y * slopes[6 + c, row, column]
+                in_ssim = (
+                    slopes[c, row, column] + f32(2) * x * slopes[3 + c, row, column] + y * slopes[6 + c, row, column]
+                )
                 gradient[row, column, c] = scale * ((f32(1) - ssim_share) * sign - ssim_share * in_ssim)
         row_sums[row] = total
 

@@ -170,9 +170,7 @@ def view_direction(camera, x, y, z):
 
 
 @parallel_kernel
-def project(
-    rows, degree, camera, centres, conics, half_height, depths, colours, opacities, tiles, n_tiles, clamped
-):
+def project(rows, degree, camera, centres, conics, half_height, depths, colours, opacities, tiles, n_tiles, clamped):
     """Fill the arrays of :class:`Ellipses` from the Gaussians' rows [N, 11 + 3 K] as the camera sees them.
 
     They are arguments of their own because numba 0.68 drops what a ``prange`` loop writes to an array of a tuple.
@@ -311,8 +309,16 @@ def project_backward(order, slot_starts, slots, slot_gradients, rows, degree, ca
         m20, m21, m22 = r20 * s0, r21 * s1, r22 * s2
         slope_x, slope_y = clamped_slopes(camera, qx, qy, inverse_depth)
         t00, t01, t02, t10, t11, t12 = image_axes(camera, slope_x, slope_y, inverse_depth)
-        a0, a1, a2 = t00 * m00 + t01 * m10 + t02 * m20, t00 * m01 + t01 * m11 + t02 * m21, t00 * m02 + t01 * m12 + t02 * m22
-        b0, b1, b2 = t10 * m00 + t11 * m10 + t12 * m20, t10 * m01 + t11 * m11 + t12 * m21, t10 * m02 + t11 * m12 + t12 * m22
+        a0, a1, a2 = (
+            t00 * m00 + t01 * m10 + t02 * m20,
+            t00 * m01 + t01 * m11 + t02 * m21,
+            t00 * m02 + t01 * m12 + t02 * m22,
+        )
+        b0, b1, b2 = (
+            t10 * m00 + t11 * m10 + t12 * m20,
+            t10 * m01 + t11 * m11 + t12 * m21,
+            t10 * m02 + t11 * m12 + t12 * m22,
+        )
         cxx, cxy, cyy = ellipses.conics[n, 0], ellipses.conics[n, 1], ellipses.conics[n, 2]
 
         # d(conic) = -conic dS conic. The xy entry stands for two equal entries of the symmetric matrix.
@@ -350,8 +356,16 @@ def project_backward(order, slot_starts, slots, slot_gradients, rows, degree, ca
 
         # T = J R: the Jacobian depends on the place of the mean, as the centre does.
         r = camera.rotation
-        g_t00, g_t01, g_t02 = g_a0 * m00 + g_a1 * m01 + g_a2 * m02, g_a0 * m10 + g_a1 * m11 + g_a2 * m12, g_a0 * m20 + g_a1 * m21 + g_a2 * m22
-        g_t10, g_t11, g_t12 = g_b0 * m00 + g_b1 * m01 + g_b2 * m02, g_b0 * m10 + g_b1 * m11 + g_b2 * m12, g_b0 * m20 + g_b1 * m21 + g_b2 * m22
+        g_t00, g_t01, g_t02 = (
+            g_a0 * m00 + g_a1 * m01 + g_a2 * m02,
+            g_a0 * m10 + g_a1 * m11 + g_a2 * m12,
+            g_a0 * m20 + g_a1 * m21 + g_a2 * m22,
+        )
+        g_t10, g_t11, g_t12 = (
+            g_b0 * m00 + g_b1 * m01 + g_b2 * m02,
+            g_b0 * m10 + g_b1 * m11 + g_b2 * m12,
+            g_b0 * m20 + g_b1 * m21 + g_b2 * m22,
+        )
         g_jx = g_t00 * r[0, 0] + g_t01 * r[0, 1] + g_t02 * r[0, 2]
         g_jxz = g_t00 * r[2, 0] + g_t01 * r[2, 1] + g_t02 * r[2, 2]
         g_jy = g_t10 * r[1, 0] + g_t11 * r[1, 1] + g_t12 * r[1, 2]

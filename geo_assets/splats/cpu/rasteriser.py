@@ -71,9 +71,7 @@ class Rasteriser:
             self.gradients, self.pull = np.zeros(rows.shape, np.float32), np.zeros(len(rows), np.float32)
         picture = self._picture(camera, n_tiles)
         size = camera.width, camera.height
-        blend_backward(
-            tiles, self._ellipses, columns, *size, background, picture, image_gradient, self._slot_gradients
-        )
+        blend_backward(tiles, self._ellipses, columns, *size, background, picture, image_gradient, self._slot_gradients)
         project_backward(
             self.order,
             tiles.slot_starts,

@@ -179,7 +179,10 @@ class _Trainer:
         degree = self.request.sh_degree
         black = np.zeros(3, np.float32)
         errors = [
-            np.mean((np.clip(self.raster.forward(state.population.rows, degree, v.camera, black), 0, 1) - v.photo / 255) ** 2)
+            np.mean(
+                (np.clip(self.raster.forward(state.population.rows, degree, v.camera, black), 0, 1) - v.photo / 255)
+                ** 2
+            )
             for v in self.judged
         ]
         point = {"step": float(state.step), "n_splats": float(len(state.population.rows))}
@@ -202,9 +205,7 @@ class _Trainer:
 
 
 def _begin(scene: Scene, views: list[View], request: SplatRequest) -> _State:
-    start = initial_gaussians(
-        scene, views, max_splats=request.max_splats, degree=request.sh_degree, seed=request.seed
-    )
+    start = initial_gaussians(scene, views, max_splats=request.max_splats, degree=request.sh_degree, seed=request.seed)
     names = groups(views, len(scene.points))
     return _State(
         Population.of(start.rows), np.random.default_rng(request.seed), exposure=Exposure(names) if names else None

@@ -1,0 +1,112 @@
+"""What a person looks at: cameras against their GPS from above, and how strongly the pairs are tied."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+mpl.use("Agg")
+
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+Array = npt.NDArray[np.float64]
+
+MAX_BYTES = 45_000
+_GPS, _CAMERA, _PAIR = "#2f6fb3", "#c8372d", "#9a9a9a"
+
+
+def prior_map(images: pd.DataFrame, box: str) -> bytes:
+    """The positions of the box (filled) and of its margin (open) with their headings, as PNG."""
+    figure, axes = _plan("images by position")
+    at_home = images.home_box == box
+    for chosen, filled, label in ((at_home, True, "in the box"), (~at_home, False, "in the margin")):
+        part = images[chosen]
+        axes.scatter(
+            part.east_m, part.north_m, s=12, edgecolors=_GPS, facecolors=_GPS if filled else "none", lw=0.8, label=label
+        )
+    known = images[images.heading_deg.notna()]
+    angle = np.radians(known.heading_deg.to_numpy(float))
+    axes.quiver(
+        known.east_m, known.north_m, np.sin(angle), np.cos(angle), color=_GPS, width=0.003, scale=35, headwidth=3
+    )
+    axes.legend(fontsize=7, loc="best")
+    return png(figure)
+
+
+def pair_pictures(images: pd.DataFrame, pairs: pd.DataFrame) -> bytes:
+    """Verified pairs from above, the darker the more inliers, beside the histogram of inliers, as PNG."""
+    figure = Figure(figsize=(7.2, 3.4), dpi=72, layout="constrained")
+    plan, histogram = figure.subplots(1, 2)
+    _dress(plan, "verified pairs")
+    verified = pairs[pairs.verified.astype(bool)]
+    plan.add_collection(_lines(images, verified))
+    plan.scatter(images.east_m, images.north_m, s=7, color=_GPS, zorder=2)
+    tried = pairs.n_inliers.clip(lower=1)
+    bins = np.geomspace(1, max(float(tried.max()) if len(tried) else 0, 1000), 31)
+    histogram.hist(tried[~pairs.verified.astype(bool)], bins, color=_PAIR, label="rejected")
+    histogram.hist(tried[pairs.verified.astype(bool)], bins, color=_CAMERA, alpha=0.8, label="verified")
+    histogram.set(xscale="log", xlabel="inliers", ylabel="pairs")
+    histogram.tick_params(labelsize=7)
+    histogram.legend(fontsize=7)
+    return png(figure)
+
+
+def model_map(images: pd.DataFrame, cameras: pd.DataFrame, points: Array) -> bytes:
+    """Registered cameras against their GPS from above, over the model's points, as PNG.
+
+    Args:
+        images: rows of ``gps_db``.
+        cameras: rows of ``model_cameras``.
+        points: points of the largest model [n, 6]: east, north, up [m], red, green, blue (0 to 255).
+    """
+    figure, axes = _plan("cameras (red) and their GPS (blue)")
+    if len(points):
+        axes.scatter(points[:, 0], points[:, 1], s=0.4, c=points[:, 3:6] / 255, lw=0, zorder=0, rasterized=True)
+    both = cameras.merge(images, on="image_id", suffixes=("", "_prior"))
+    ends = both[["east_m", "north_m", "east_m_prior", "north_m_prior"]].to_numpy(float).reshape(-1, 2, 2)
+    axes.add_collection(LineCollection(list(ends), colors=_PAIR, linewidths=0.5, zorder=1))
+    axes.scatter(images.east_m, images.north_m, s=8, color=_GPS, lw=0, zorder=2)
+    axes.scatter(cameras.east_m, cameras.north_m, s=8, color=_CAMERA, lw=0, zorder=3)
+    around = np.vstack([images[["east_m", "north_m"]].to_numpy(float), cameras[["east_m", "north_m"]].to_numpy(float)])
+    if len(around):  # a few points kilometres away would hide the street
+        (west, south), (east, north) = around.min(0) - 15, around.max(0) + 15
+        axes.set(xlim=(west, east), ylim=(south, north))
+    return png(figure)
+
+
+def _lines(images: pd.DataFrame, pairs: pd.DataFrame) -> LineCollection:
+    place = images.set_index("image_id")[["east_m", "north_m"]]
+    ends = np.stack([place.loc[pairs[c]].to_numpy(float) for c in ("image_id_a", "image_id_b")], axis=1)
+    strength = np.clip(pairs.n_inliers.to_numpy(float) / 200, 0.1, 1)
+    return LineCollection(list(ends), colors="#444444", alpha=strength, linewidths=0.6, zorder=1)
+
+
+def _plan(title: str):
+    figure = Figure(figsize=(4.6, 4.2), dpi=80, layout="constrained")
+    axes = figure.subplots()
+    _dress(axes, title)
+    return figure, axes
+
+
+def _dress(axes, title: str) -> None:
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_title(title, fontsize=8)
+    axes.set_xlabel("east [m]", fontsize=7)
+    axes.set_ylabel("north [m]", fontsize=7)
+    axes.tick_params(labelsize=7)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG of at most 45 kB: what the event log can carry; the resolution gives way."""
+    dpi = figure.dpi
+    while True:
+        sink = io.BytesIO()
+        figure.savefig(sink, format="png", dpi=dpi)
+        if sink.tell() <= MAX_BYTES or dpi < 20:
+            return sink.getvalue()
+        dpi *= 0.8

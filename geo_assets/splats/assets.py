@@ -1,0 +1,61 @@
+"""The assets of this room: the splat of a box, and all boxes of a city in one."""
+
+import dagster as dg
+
+from geo_assets.partitions import box_key, boxes_of_city, cities, city_boxes
+from geo_assets.reporting import failures, picture, plain, table_facts
+from geo_assets.resources import LakeResource
+from geo_assets.settings import load
+
+
+@dg.asset(
+    partitions_def=city_boxes,
+    deps=[dg.AssetKey("sparse_models")],
+    group_name="splats",
+    pool="gpu",
+    kinds={"python"},
+    owners=["team:splats"],
+    code_version="1",
+)
+def splat_ply(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Gaussian splat of the box (.ply) with its place on the Earth, its held-out quality and a viewer page."""
+    from geo_assets.splats.box import not_trained, splat_of_box  # heavy, so only the step pays
+
+    key, store = box_key(context), lake.open()
+    with failures():
+        if key.in_grid:
+            made = splat_of_box(store, key.city, key.box, load().splats, context.log.info)
+        else:
+            made = not_trained("empty")
+        facts = store.write("splat_ply", made.splat, **key.partition)
+        store.write("splat_views", made.views, **key.partition)
+    pictures = {name: picture(data, name) for name, data in made.pictures.items()}
+    folder = store.uri(store.key("splats", **key.partition))
+    pages = {"viewer": dg.MetadataValue.path(f"{folder}/viewer.html")} if made.pictures else {}
+    return dg.MaterializeResult(metadata=table_facts(facts) | plain(made.figures) | pictures | pages)
+
+
+@dg.asset(
+    partitions_def=cities,
+    deps=[dg.AssetDep(splat_ply, partition_mapping=boxes_of_city)],
+    group_name="splats",
+    kinds={"python"},
+    owners=["team:splats"],
+    code_version="1",
+)
+def splat_city(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """All splats of the city in one frame, each box cut to its cell, with a viewer page."""
+    from geo_assets.splats.city import splat_of_city
+
+    city, store = context.partition_key, lake.open()
+    place = load().city(city)
+    with failures():
+        made = splat_of_city(store, city, place.bounds, place.grid, context.log.info)
+        facts = store.write("splat_city", made.boxes, city=city)
+    pictures = {"overview": picture(made.picture, "overview")} if made.picture else {}
+    folder = store.uri(store.key("splats_city", city=city))
+    pages = {"viewer": dg.MetadataValue.path(f"{folder}/viewer.html")} if made.picture else {}
+    return dg.MaterializeResult(metadata=table_facts(facts) | plain(made.figures) | pictures | pages)
+
+
+ASSETS = (splat_ply, splat_city)

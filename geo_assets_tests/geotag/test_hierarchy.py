@@ -1,0 +1,144 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from geo_assets.geodesy import haversine_m
+from geo_assets.geotag.clustering import cluster, dendrogram, unit_sphere
+from geo_assets.geotag.hierarchy import Hierarchy, build, join_noise, split_widest
+from geo_assets.tables import TABLES
+from geo_assets_tests.geotag.places import blobs
+
+CITIES = [(2.35 + 3 * i, 48.85 - 2 * j) for i in range(4) for j in range(4)] + [
+    (180.0, -16.5),
+    (178.0, -17.5),
+    (-74.0, 40.7),
+]
+
+
+def built(places: pd.DataFrame, exponents=(0.75, 0.5)) -> tuple[Hierarchy, pd.DataFrame]:
+    found = cluster(places["lon"], places["lat"], min_cluster_size=5, min_samples=2)
+    points = places.assign(cluster=found.labels)
+    tree = dendrogram(found.edges, len(points))
+    return build(points, tree, min_cluster_size=5, exponents=exponents), points
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[Hierarchy, pd.DataFrame]:
+    alone = blobs([(20.0, -30.0), (-60.0, -10.0), (100.0, 60.0)], n=1)
+    return built(pd.concat([blobs(CITIES, n=25, km=10), alone], ignore_index=True))
+
+
+def test_rows_fit_the_table(world):
+    TABLES["hierarchy_centroids"].conform(world[0].centroids)
+
+
+def test_every_cell_has_one_parent_and_children_add_up(world):
+    levels, points = world
+    rows = levels.centroids.set_index(["level", "cell_id"])
+    top = rows.index.get_level_values("level").max()
+    assert top == 3 and len(rows.loc[top]) == 1
+    for level in range(top):
+        pairs = {*zip(levels.cells[level].tolist(), levels.cells[level + 1].tolist(), strict=True)}
+        assert len(pairs) == len(rows.loc[level])
+        assert {cell: int(p) for cell, p in rows.loc[level]["parent_id"].items()} == dict(pairs)
+        below = rows.loc[level].groupby("parent_id")[["n_photos", "n_points", "n_noise_filled"]].sum()
+        above = rows.loc[level + 1]
+        assert below.to_numpy().tolist() == above[["n_photos", "n_points", "n_noise_filled"]].to_numpy().tolist()
+        assert rows.loc[level].groupby("parent_id").size().tolist() == above["n_children"].tolist()
+    assert rows.loc[(top, 0), "n_photos"] == points["n_photos"].sum()
+    assert pd.isna(rows.loc[(top, 0), "parent_id"])
+
+
+def test_levels_have_the_cells_of_their_exponent(world):
+    cells = world[0].centroids.groupby("level").size()
+    n = cells[0]
+    assert [cells[1], cells[2], cells[3]] == [int(n**0.75), int(n**0.5), 1]
+
+
+def test_noise_joins_a_cell_and_is_counted(world):
+    levels, points = world
+    assert (levels.cells >= 0).all()
+    noise = (points["cluster"] < 0).sum()
+    assert noise > 0
+    assert (levels.centroids.groupby("level")["n_noise_filled"].sum() == noise).all()
+    kept = points["cluster"] >= 0
+    assert (levels.cells[0][kept] == points["cluster"][kept]).all()
+
+
+def test_statistics_are_those_of_the_photos_one_by_one(world):
+    levels, points = world
+    for level in (0, 2):
+        for _, row in levels.centroids[levels.centroids["level"] == level].head(5).iterrows():
+            inside = points[levels.cells[level] == row["cell_id"]]
+            inside = inside.loc[inside.index.repeat(inside["n_photos"])]
+            mean = unit_sphere(inside["lon"], inside["lat"]).mean(axis=0)
+            assert np.linalg.norm(mean) == pytest.approx(row["resultant"], rel=1e-12)
+            assert mean / np.linalg.norm(mean) == pytest.approx(unit_sphere(row["lon"], row["lat"]), abs=1e-12)
+            km = haversine_m(inside["lon"], inside["lat"], row["lon"], row["lat"]) / 1000
+            assert [km.mean(), km.std(), km.max()] == pytest.approx(
+                [row["mean_km"], row["std_km"], row["max_km"]], abs=1e-7
+            )
+            for share, name in ((0.5, "p50_km"), (0.9, "p90_km")):
+                assert row[name] == pytest.approx(np.quantile(km, share, method="inverted_cdf"), abs=1e-7)
+            assert km.min() == pytest.approx(
+                haversine_m(row["medoid_lon"], row["medoid_lat"], row["lon"], row["lat"]) / 1000
+            )
+
+
+def test_a_cell_on_the_antimeridian_has_its_mean_there():
+    levels, _ = built(blobs([(180.0, -16.5), (0.0, 51.5)], n=60, km=1))
+    cells = levels.centroids[levels.centroids["level"] == 0]
+    fiji = cells[cells["lat"] < 0]
+    assert (180 - fiji["lon"].abs() < 0.2).all() and (fiji["max_km"] < 50).all()
+
+
+def test_numbers_and_cells_do_not_follow_the_order_of_rows():
+    places = blobs(CITIES, n=25, km=10)
+    order = np.random.default_rng(3).permutation(len(places))
+    straight, _ = built(places.sort_values(["lon", "lat"], ignore_index=True))
+    shuffled, _ = built(places.iloc[order].sort_values(["lon", "lat"], ignore_index=True))
+    pd.testing.assert_frame_equal(straight.centroids, shuffled.centroids)
+
+
+def test_farther_levels_are_wider(world):
+    radius = world[0].centroids.groupby("level")["mean_km"].median()
+    assert radius.is_monotonic_increasing
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_all_noise_is_one_cell(n):
+    levels, points = built(blobs(CITIES[:1], n=n, km=0.01))
+    assert (points["cluster"] == -1).all()
+    assert levels.centroids["level"].tolist() == [0, 1, 2, 3]
+    assert (levels.centroids["n_noise_filled"] == n).all()
+
+
+def test_twenty_photos_at_one_place_are_one_cell():
+    place = pd.DataFrame({"lon": [11.575], "lat": [48.137], "n_photos": [20]})
+    levels, _ = built(place)
+    finest = levels.centroids.iloc[0]
+    assert finest[["n_photos", "n_points"]].tolist() == [20, 1]
+    assert finest[["lon", "lat"]].tolist() == pytest.approx([11.575, 48.137])
+    assert finest["max_km"] == pytest.approx(0, abs=1e-9)
+
+
+def test_no_point_gives_no_cell():
+    levels, _ = built(blobs(CITIES[:1], n=1).head(0))
+    assert levels.centroids.empty and levels.cells.shape == (4, 0)
+    TABLES["hierarchy_centroids"].conform(levels.centroids)
+
+
+def test_noise_joins_the_nearest_cluster_across_the_antimeridian():
+    xyz = unit_sphere([179.9, -170.0, -179.9], [0, 0, 0])
+    assert join_noise(xyz, np.array([0, 1, -1])).tolist() == [0, 1, 0]
+
+
+def test_opposite_points_have_a_mean_that_is_said_to_mean_nothing():
+    levels, _ = built(pd.DataFrame({"lon": [0.0, 180.0], "lat": [0.0, 0.0], "n_photos": [1, 1]}))
+    root = levels.centroids.iloc[-1]
+    assert root["resultant"] < 1e-9 and np.isfinite(root[["lon", "lat", "max_km"]].astype(float)).all()
+
+
+def test_places_that_coincide_cannot_be_split():
+    mean = np.repeat(unit_sphere([10.0], [20.0]), 4, axis=0)
+    assert split_widest(mean, np.ones(4), np.zeros(4, np.int64), 3).tolist() == [0, 0, 0, 0]
