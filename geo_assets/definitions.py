@@ -9,7 +9,6 @@ from itertools import chain
 import dagster as dg
 
 from geo_assets import geotag, harvest, marts, reconstruct, splats
-from geo_assets.partitions import city_boxes
 from geo_assets.resources import ImageryResource, LakeResource
 
 ROOMS = (harvest, reconstruct, splats, geotag)
@@ -42,13 +41,11 @@ def build() -> dg.Definitions:
             dg.define_asset_job(
                 "harvest",
                 selection=dg.AssetSelection.groups("harvest"),
-                partitions_def=city_boxes,
                 description="Images of one box, from the coverage tiles to the files.",
             ),
             dg.define_asset_job(
                 "splat",
                 selection=dg.AssetSelection.assets("splat_ply").upstream(),
-                partitions_def=city_boxes,
                 description="The whole chain of one box, from the coverage tiles to the splat.",
             ),
         ],

@@ -69,6 +69,7 @@ class Materializer:
         self.settings, self.lake, self.instance, self.say = settings, lake, instance, say
         self.log_level = log_level
         self.outcome = Outcome()
+        self._failed_assets: set[str] = set()
 
     def run(
         self, selection: str, cities_: Sequence[str] = (), boxes: Sequence[str] = (), *, only_missing: bool = False
@@ -121,6 +122,12 @@ class Materializer:
                     self._execute(Work(tuple(mine), city, box))
 
     def _run_whole(self, asset: str, chosen: Iterable[str], renew: bool) -> None:
+        """An asset of a whole city, or of everything: again if something that it reads was made a moment ago."""
+        above = self._with_upstream({asset}) - {asset}
+        if broken := sorted(above & self._failed_assets):
+            self.outcome.failed[asset] = f"waits for {', '.join(broken)}"
+            return
+        renew = renew or any(above & set(work.assets) for work in self.outcome.done)
         if self._partitions(asset) == cities:
             for city in chosen:
                 if renew or not self.lake.has(asset, city=city):
@@ -148,6 +155,7 @@ class Materializer:
         else:
             reason = _reason(result)
             self.outcome.failed[work.place] = reason
+            self._failed_assets |= set(work.assets)
             self.say(f"{work.place:<24} {', '.join(work.assets):<60} {seconds:6.1f} s  FAILED: {reason}")
 
     # -- questions --------------------------------------------------------------------------------------------

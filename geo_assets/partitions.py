@@ -14,7 +14,8 @@ from geo_assets.grid import Bounds, Grid, touching
 from geo_assets.lake import BoxPartition
 from geo_assets.settings import City, Settings, load
 
-warnings.filterwarnings("ignore", category=dg.BetaWarning)  # the two mappings below are beta
+warnings.filterwarnings("ignore", category=dg.BetaWarning)  # the two mappings below
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)  # partitioned asset checks
 
 settings: Settings = load()
 

@@ -70,12 +70,19 @@ class Table:
         arrays = []
         for column in self.columns:
             try:
-                arrays.append(pa.array(frame[column.name], type=TYPES[column.type], from_pandas=True))
+                arrays.append(_array(frame[column.name], column.type))
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
                 raise GeoAssetsError(
                     f"Table {self.name}, column {column.name}: {error}. Nothing was written."
                 ) from None
         return pa.Table.from_arrays(arrays, schema=self.schema)
+
+
+def _array(values: pd.Series, kind: str) -> pa.Array:
+    if kind != "time":
+        return pa.array(values, type=TYPES[kind], from_pandas=True)
+    # Sources differ in resolution; milliseconds are what the API and EXIF can say, so the rest is cut off.
+    return pa.array(pd.to_datetime(values, utc=True).dt.floor("ms"), from_pandas=True).cast(TYPES[kind], safe=False)
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:

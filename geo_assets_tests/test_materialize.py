@@ -112,6 +112,19 @@ def test_a_broken_box_is_named_and_the_others_go_on(world: World) -> None:
     assert ("sparse_models", "r00c00") in world.runs
 
 
+def test_what_reads_a_whole_city_waits_for_its_boxes_and_follows_them(world: World) -> None:
+    world.broken.add(("gps_db", "r00c00"))
+    outcome = world.materializer().run("*", ["demo"], only_missing=True)
+    assert outcome.failed["splat_city"] == "waits for gps_db"
+    assert ("splat_city", "demo") not in world.runs
+    world.broken.clear()
+    world.materializer().run("*", ["demo"], only_missing=True)
+    assert world.runs[-1] == ("splat_city", "demo")
+    world.runs.clear()
+    world.materializer().run("splat_city", ["demo"])
+    assert world.runs == [("splat_city", "demo")]
+
+
 @pytest.mark.parametrize(
     ("selection", "cities_", "boxes", "said"),
     [

@@ -80,6 +80,7 @@ def _towns(rng: np.random.Generator) -> np.ndarray:
     # Fiji and Chukotka: photos of one town on both sides of 180 degrees.
     lon[:3], lat[:3] = (179.995, -179.99, 180.0), (-16.8, -17.9, 65.0)
     share = rng.pareto(1.2, N_TOWNS) + 0.3
+    share[:3] += 1.0
     return np.column_stack([lon, lat, rng.uniform(200, 4000, N_TOWNS), share / share.sum()])
 
 

@@ -52,7 +52,7 @@ def peak_memory_gb() -> float:
 def _say_results(lake: Any, say: Callable[[str], None]) -> None:
     with lake.connect("box_quality") as con:
         rows = con.execute(
-            "select box, n_images, n_registered, gps_median_m, reprojection_px, psnr_db, psnr_gain_db "
+            "select box, n_images, n_registered, gps_median_m, reprojection_px, psnr_db, gain_db "
             f"from box_quality where city = '{DEMO_CITY}' order by box"
         ).fetchall()
     say("\nbox      images  registered  GPS median  reprojection  held-out PSNR  gain")

@@ -141,10 +141,10 @@ def serving(world: World, behaviour: Behaviour | None = None) -> Iterator[Addres
     failure: list[BaseException] = []
 
     async def main() -> None:
-        runner = web.AppRunner(api.application(), access_log=None)
+        runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=1.0)
         try:
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=1.0)
+            site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             port = runner.addresses[0][1]
             api.address = f"http://127.0.0.1:{port}"

@@ -326,12 +326,16 @@ def _render_all(described: list[tuple[DemoImage, Camera, _Drive]], folder: Path)
     def one(job: tuple[DemoImage, Camera, _Drive]) -> None:
         image, camera, drive = job
         picture, _ = scene.render(camera)
-        (staged / f"{image.id}.jpg").write_bytes(_photograph(picture, drive, int(image.id)))
+        with (staged / f"{image.id}.jpg").open("wb") as sink:
+            sink.write(_photograph(picture, drive, int(image.id)))
+            sink.flush()
+            os.fsync(sink.fileno())
 
     try:
         # The ray caster releases the GIL; more threads than a few would only hold more pictures.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             list(pool.map(one, described))
+        staged.chmod(0o755)  # mkdtemp lets nobody else in
         staged.rename(folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

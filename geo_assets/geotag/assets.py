@@ -12,7 +12,6 @@ from geo_assets.settings import load
 from geo_assets.tables import TABLES
 
 MODEL_FILES = ("models_geotag", "hdbscan")
-_COMMON: dict[str, Any] = {"group_name": "geotag", "owners": ["team:geotag"], "code_version": "1"}
 
 
 def _take(name: str, context: dg.AssetExecutionContext, lake: Lake, reader: Callable[..., Any]) -> dg.MaterializeResult:
@@ -32,7 +31,7 @@ def _take(name: str, context: dg.AssetExecutionContext, lake: Lake, reader: Call
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(figures))
 
 
-@dg.asset(kinds={"parquet"}, **_COMMON)
+@dg.asset(kinds={"parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1")
 def placing_2016(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Photos of the 2016 Placing shards: id, position [deg], author hash; bad records are kept as rejects."""
     from geo_assets.geotag.placing2016 import read_placing
@@ -40,7 +39,7 @@ def placing_2016(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     return _take("placing_2016", context, lake.open(), read_placing)
 
 
-@dg.asset(kinds={"parquet"}, **_COMMON)
+@dg.asset(kinds={"parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1")
 def google_landmark(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Photos of Google Landmarks v2, each at the position [deg] of its landmark."""
     from geo_assets.geotag.landmarks import read_landmarks
@@ -48,7 +47,7 @@ def google_landmark(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     return _take("google_landmark", context, lake.open(), read_landmarks)
 
 
-@dg.asset(kinds={"parquet"}, **_COMMON)
+@dg.asset(kinds={"parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1")
 def flickr_geotag(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Photos of the Flickr geotag set, by its CSV files or by the GPS position [deg] of their EXIF."""
     from geo_assets.geotag.flickr import read_flickr
@@ -64,7 +63,9 @@ def flickr_geotag(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
         dg.AssetDep(dg.AssetKey("image_metadata"), partition_mapping=dg.AllPartitionMapping()),
     ],
     kinds={"duckdb", "parquet"},
-    **_COMMON,
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="1",
 )
 def geotag_combined(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every geotagged photo of all sources and cities once, split into train, validation and test by place."""
@@ -82,7 +83,9 @@ def geotag_combined(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(combined.figures) | {"map": picture(png)})
 
 
-@dg.asset(deps=[geotag_combined], kinds={"python", "parquet"}, **_COMMON)
+@dg.asset(
+    deps=[geotag_combined], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
+)
 def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """HDBSCAN of the distinct places on the sphere: a cluster for each, the condensed tree, the spanning tree."""
     from geo_assets.geotag.combine import unique_points
@@ -92,7 +95,7 @@ def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     store, chosen = lake.open(), load().geotag
     with failures():
         points = unique_points(store)
-        context.log.info(f"{len(points):,} places of {int(points['n_photos'].sum()):,} photos")
+        context.log.info(f"{len(points):,} places of {points['n_photos'].to_numpy().sum():,} photos")
         model = fit(points, min_cluster_size=chosen.min_cluster_size, min_samples=chosen.min_samples)
         publish(model, store, store.key(*MODEL_FILES))
         store.write("hdbscan_tree", model.tree)
@@ -102,7 +105,13 @@ def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(model.card) | {"map": picture(png)})
 
 
-@dg.asset(deps=[geotag_combined, hdbscan_model], kinds={"python", "parquet"}, **_COMMON)
+@dg.asset(
+    deps=[geotag_combined, hdbscan_model],
+    kinds={"python", "parquet"},
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="1",
+)
 def hierarchy_centroids(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Nested levels of cells over the clusters: spherical mean [deg], medoid, radii [km], one parent each."""
     from geo_assets.geotag.hierarchy import build, photo_cells

@@ -57,7 +57,9 @@ def spanning_tree(xyz: Floats, min_samples: int) -> tuple[Ints, Ints, Floats]:
         gen_min_span_tree=True,
         core_dist_n_jobs=1,
     ).fit(xyz)
-    edges = model.minimum_spanning_tree_.to_numpy()
+    tree = model.minimum_spanning_tree_
+    assert tree is not None
+    edges = tree.to_numpy()
     return edges[:, 0].astype(np.int64), edges[:, 1].astype(np.int64), arc_m(edges[:, 2])
 
 
@@ -165,7 +167,7 @@ class Clustering:
     @property
     def spanning_km(self) -> float:
         """Length of the spanning tree [km]; it does not depend on which of several trees was found."""
-        return float(self.edges["arc_m"].sum() / 1000)
+        return float(self.edges["arc_m"].to_numpy().sum() / 1000)
 
 
 def cluster(lon: npt.ArrayLike, lat: npt.ArrayLike, *, min_cluster_size: int, min_samples: int) -> Clustering:

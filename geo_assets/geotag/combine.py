@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from dataclasses import dataclass
 
 import duckdb
@@ -97,7 +98,7 @@ def combine(lake: Lake) -> Combined:
         photos = to_pandas(con.sql(_COMBINED).to_arrow_table())
         rejects = to_pandas(con.sql(_REJECTS).to_arrow_table())
         n_read = con.execute("select count(*) from photos").fetchall()[0][0]
-    splits = photos["split"].value_counts()
+    splits = collections.Counter(photos["split"])
     return Combined(
         photos,
         rejects,
@@ -106,9 +107,9 @@ def combine(lake: Lake) -> Combined:
             "n_photos": len(photos),
             "n_out_of_range": len(rejects),
             "n_duplicates": n_read - len(rejects) - len(photos),
-            "n_null_island": int(photos["flags"].map(len).sum()),
-            **{f"n_{split}": int(splits.get(split, 0)) for split in ("train", "validation", "test")},
-            **{f"n_from_{source}": int(n) for source, n in photos["source"].value_counts().sort_index().items()},
+            "n_null_island": sum(map(len, photos["flags"])),
+            **{f"n_{split}": splits[split] for split in ("train", "validation", "test")},
+            **{f"n_from_{source}": n for source, n in sorted(collections.Counter(photos["source"]).items())},
         },
     )
 

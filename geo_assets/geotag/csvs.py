@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -31,19 +33,27 @@ def recognised(names: list[str], wanted: Mapping[str, tuple[str, ...]]) -> dict[
     return {role: by_lower[n] for role, known in wanted.items() if (n := next((k for k in known if k in by_lower), ""))}
 
 
+@dataclass(frozen=True)
+class Csv:
+    """The wanted columns as text under their roles, the file's own names of them, and the lines that do not fit.
+
+    ``rejects`` has the columns of ``geotag_rejects``: lines with too many fields, whose number the parser does not say.
+    """
+
+    frame: pd.DataFrame
+    names: dict[str, str]
+    rejects: pd.DataFrame
+
+
 def read(
     path: Path, required: Mapping[str, tuple[str, ...]], optional: Mapping[str, tuple[str, ...]] | None = None
-) -> tuple[pd.DataFrame, dict[str, str], list[list[str]]]:
-    """Read the wanted columns as text.
+) -> Csv:
+    """Read the wanted columns of a file.
 
     Args:
         path: the file.
         required: role -> names the column may have (lower case), in order of preference.
         optional: the same for columns that may be missing.
-
-    Returns:
-        A frame with a column for each role found, the file's own names of them, and the lines that have too many
-        fields (as their fields).
 
     Raises:
         SourceError: the file cannot be read, or a required column is missing.
@@ -57,14 +67,22 @@ def read(
             file=str(path),
         )
     # usecols would let lines with too many fields pass in silence, so all columns are read.
-    options = {"dtype": str, "encoding": "utf-8-sig", "keep_default_na": False, "na_values": [""], "index_col": False}
+    options: Any = {
+        "dtype": str,
+        "encoding": "utf-8-sig",
+        "keep_default_na": False,
+        "na_values": [""],
+        "index_col": False,
+    }
     too_long: list[list[str]] = []
+    keep: Any = too_long.append  # pandas takes a function here, its types say text
     try:
         try:
             frame = pd.read_csv(path, **options)
         except pd.errors.ParserError:
-            too_long.clear()
-            frame = pd.read_csv(path, engine="python", on_bad_lines=too_long.append, **options)
+            frame = pd.read_csv(path, engine="python", on_bad_lines=keep, **options)
     except (OSError, ValueError) as error:
         raise SourceError(f"{path} cannot be read: {error}.", file=str(path)) from None
-    return frame[list(found.values())].set_axis(list(found), axis=1), found, too_long
+    value = [",".join(fields)[:200] for fields in too_long]
+    rejects = pd.DataFrame({"file": path.name, "row": "", "reason": "the line has too many fields", "value": value})
+    return Csv(frame[list(found.values())].set_axis(list(found), axis=1), found, rejects)

@@ -69,14 +69,12 @@ def _listed(path: Path, name: str, log: Callable[[str], None]) -> pd.DataFrame:
         log(f"{name}: passed over, its columns are {', '.join(names)}")
         fault = "the CSV has no id and coordinate columns"
         return pd.DataFrame([{"file": name, "row": 0, "fault": fault, "value": ",".join(names)}])
-    table, found, too_long = csvs.read(path, _ROLES, _OPTIONAL)
-    refuse_swapped(path, table, (found["lon"], found["lat"]))
+    csv = csvs.read(path, _ROLES, _OPTIONAL)
+    table = csv.frame
+    refuse_swapped(path, table, (csv.names["lon"], csv.names["lat"]))
     log(f"{name}: {len(table):,} lines")
-    lines = [
-        {"file": name, "row": "", "fault": "the line has too many fields", "value": ",".join(fields)}
-        for fields in too_long
-    ]
-    return pd.concat([table.assign(file=name, row=range(len(table))), pd.DataFrame(lines)], ignore_index=True)
+    lines = csv.rejects.rename(columns={"reason": "fault"}).assign(file=name)
+    return pd.concat([table.assign(file=name, row=range(len(table))), lines], ignore_index=True)
 
 
 def _by_exif(photos: list[Path], folder: Path, log: Callable[[str], None]) -> Iterator[tuple[Any, ...]]:

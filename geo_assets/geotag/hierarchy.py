@@ -35,7 +35,7 @@ class Hierarchy:
         for level, cells in self.centroids.groupby("level"):
             share = cells["n_photos"] / cells["n_photos"].sum()
             figures[f"level_{level}_cells"] = len(cells)
-            figures[f"level_{level}_median_mean_km"] = round(float(cells["mean_km"].median()), 3)
+            figures[f"level_{level}_median_mean_km"] = round(float(np.median(cells["mean_km"])), 3)
             # As many equal cells would be as hard to guess.
             figures[f"level_{level}_effective_cells"] = round(float(np.exp(-(share * np.log(share)).sum())), 1)
         return figures
@@ -182,7 +182,8 @@ def _means(xyz: Floats, photos: Floats, cell: Ints) -> tuple[Floats, Floats]:
     weight = np.bincount(cell, photos)
     length = np.linalg.norm(sums, axis=1, keepdims=True)
     first = xyz[np.unique(cell, return_index=True)[1]]
-    return np.where(length > _MEANINGLESS * weight[:, None], sums / np.maximum(length, 1e-300), first), weight
+    means: Floats = np.where(length > _MEANINGLESS * weight[:, None], sums / np.maximum(length, 1e-300), first)
+    return means, weight.astype(np.float64)
 
 
 def _describe(

@@ -48,7 +48,7 @@ def fit(points: pd.DataFrame, *, min_cluster_size: int, min_samples: int) -> Mod
         "radius_m": MEAN_RADIUS_M,
         "quantum_m": QUANTUM_M,
         "n_points": len(points),
-        "n_photos": int(points["n_photos"].sum()),
+        "n_photos": int(points["n_photos"].to_numpy().sum()),
         "n_clusters": found.n_clusters,
         "n_noise": int((found.labels < 0).sum()),
         "spanning_tree_km": found.spanning_km,

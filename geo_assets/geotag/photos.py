@@ -77,7 +77,7 @@ def sift(raw: pd.DataFrame, source: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         },
         columns=REJECT_COLUMNS,
     )
-    return _photos(raw[good], lon[good], lat[good], source), rejects.reset_index(drop=True)
+    return _photos(raw.loc[good], lon[good], lat[good], source), rejects.reset_index(drop=True)
 
 
 def _photos(raw: pd.DataFrame, lon: np.ndarray, lat: np.ndarray, source: str) -> pd.DataFrame:
@@ -101,7 +101,7 @@ def _photos(raw: pd.DataFrame, lon: np.ndarray, lat: np.ndarray, source: str) ->
 
 
 def _column(raw: pd.DataFrame, name: str) -> pd.Series:
-    return raw[name] if name in raw else pd.Series(None, index=raw.index, dtype=object)
+    return raw.loc[:, name] if name in raw else pd.Series(None, index=raw.index, dtype=object)
 
 
 def _printable(value: object) -> str:

@@ -39,13 +39,13 @@ def density_map(lon: npt.ArrayLike, lat: npt.ArrayLike, title: str) -> bytes:
 
 def level_map(centroids: pd.DataFrame) -> bytes:
     """PNG of the cells of each level below the root, a panel a level, the area of a dot following the photos."""
-    top = int(centroids["level"].max()) if len(centroids) else 0
+    top = int(centroids["level"].to_numpy().max()) if len(centroids) else 0
     panels = max(top, 1)
     figure = Figure(figsize=(7.2, 2.6 * panels), dpi=75)
     for level in range(panels):
         axes = figure.add_subplot(panels, 1, level + 1)
         cells = centroids[centroids["level"] == level]
-        size = 1 + 60 * cells["n_photos"] / max(float(cells["n_photos"].max()) if len(cells) else 1.0, 1.0)
+        size = 1 + 60 * cells["n_photos"] / cells["n_photos"].to_numpy().max(initial=1)
         axes.scatter(cells["lon"], cells["lat"], s=size, c=cells["cell_id"] % 20, cmap="tab20", linewidths=0)
         _world(axes, f"level {level}: {len(cells):,} cells")
     figure.tight_layout()

@@ -11,7 +11,7 @@ import pandas as pd
 
 from geo_assets.errors import SourceError
 from geo_assets.geotag import csvs
-from geo_assets.geotag.photos import flickr_id, refuse_swapped, sift
+from geo_assets.geotag.photos import flickr_id, no_rejects, refuse_swapped, sift
 
 COORDINATES = "mp16_places365.csv"
 _RAW = ["file", "row", "fault", "value", "path", "lon", "lat"]
@@ -41,9 +41,10 @@ def read_placing(folder: Path, log: Callable[[str], None] = lambda line: None) -
     for shard in shards:
         frames.append(pd.DataFrame(_records(shard, shard.relative_to(folder).as_posix()), columns=_RAW, dtype=object))
         log(f"{shard.name}: {len(frames[-1]):,} records")
-    raw = _with_coordinates(pd.concat(frames, ignore_index=True), folder / COORDINATES)
+    raw, lines = _with_coordinates(pd.concat(frames, ignore_index=True), folder / COORDINATES)
     raw["photo_id"] = [_photo_id(path) for path in raw["path"]]
-    return sift(raw, "placing_2016")
+    photos, rejects = sift(raw, "placing_2016")
+    return photos, pd.concat([rejects, lines], ignore_index=True)
 
 
 def _photo_id(path: object) -> str | None:
@@ -89,22 +90,22 @@ def _parts(record: object) -> tuple[Any, ...]:
     return None, None, path, lon, lat
 
 
-def _with_coordinates(raw: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """Positions and authors of ``mp16_places365.csv`` joined to the records that lack them."""
+def _with_coordinates(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Positions and authors of ``mp16_places365.csv`` joined to the records; and its lines that are not usable."""
     lacking = raw["lon"].isna() & raw["fault"].isna()
     if not file.exists():
         raw.loc[lacking, "fault"] = f"the record has no position, and the folder no {COORDINATES}"
         raw.loc[lacking, "value"] = raw.loc[lacking, "path"]
-        return raw.assign(author=None)
+        return raw, no_rejects()
     roles = {"path": ("img_id",), "lon": csvs.LON_NAMES, "lat": csvs.LAT_NAMES}
-    table, names, _ = csvs.read(file, roles, {"author": ("author",)})
-    refuse_swapped(file, table, (names["lon"], names["lat"]))
-    table = table.drop_duplicates("path").set_index("path")
-    raw["author"] = raw["path"].map(table["author"]) if "author" in table else None
-    known = raw["path"].isin(table.index)
-    for axis in ("lon", "lat"):
-        positions = pd.to_numeric(table[axis], errors="coerce")
-        raw.loc[lacking, axis] = raw.loc[lacking, "path"].map(positions)
-    raw.loc[lacking & ~known, "fault"] = f"the record has no position, and {COORDINATES} does not name it"
-    raw.loc[lacking & ~known, "value"] = raw.loc[lacking & ~known, "path"]
-    return raw
+    csv = csvs.read(file, roles, {"author": ("author",)})
+    refuse_swapped(file, csv.frame, (csv.names["lon"], csv.names["lat"]))
+    known = csv.frame.drop_duplicates("path").set_index("path")
+    joined = raw[["path"]].join(known, on="path")
+    if "author" in joined:
+        raw["author"] = joined["author"]
+    raw.loc[lacking, ["lon", "lat"]] = joined.loc[lacking, ["lon", "lat"]]
+    nameless = lacking & ~raw["path"].isin(known.index.to_series())
+    raw.loc[nameless, "fault"] = f"the record has no position, and {COORDINATES} does not name it"
+    raw.loc[nameless, "value"] = raw.loc[nameless, "path"]
+    return raw, csv.rejects

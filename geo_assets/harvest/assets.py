@@ -65,6 +65,9 @@ def bbox_partitions(
             neighbours=neighbours,
         )
         counts = found.row.iloc[0][["n_images", "n_sequences"]].to_dict() | {"requests": source.requests}
+        counts["n_rejected"] = len(found.rejects)
+        for reason in found.rejects:
+            context.log.warning(reason)
     spent = {"seconds": time.monotonic() - began}
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(counts | spent) | {"map": picture(png, "map")})
 

@@ -30,6 +30,8 @@ def with_exif(jpeg: bytes, image: Mapping[str, Any], size: str) -> bytes:
     """
     import piexif
 
+    if not jpeg.startswith(b"\xff\xd8"):  # piexif would take other bytes for the name of a file
+        raise SourceError(f"Image {image['image_id']}: {len(jpeg)} bytes are not a JPEG.")
     sink = io.BytesIO()
     try:
         piexif.insert(piexif.dump(tags(image, size)), jpeg, sink)

@@ -27,7 +27,13 @@ FIELDS = [
 ]
 """Fields asked of each image."""
 
-_EARLIEST = dt.datetime(1990, 1, 1, tzinfo=dt.UTC)
+_EARLIEST, _EPOCH = dt.datetime(1990, 1, 1, tzinfo=dt.UTC), dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def now() -> dt.datetime:
+    """The present, UTC, to the millisecond that tables keep."""
+    present = dt.datetime.now(dt.UTC)
+    return present.replace(microsecond=present.microsecond // 1000 * 1000)
 
 
 def rows(answers: Iterable[Mapping[str, Any]], fetched_at: dt.datetime) -> pd.DataFrame:
@@ -116,8 +122,13 @@ def capture_time(milliseconds: Any, fetched_at: dt.datetime) -> dt.datetime | No
     since_epoch = number(milliseconds)
     if since_epoch is None or abs(since_epoch) > 1e14:
         return None
-    time = dt.datetime.fromtimestamp(since_epoch / 1000, dt.UTC)
-    return time if _EARLIEST <= time <= fetched_at + dt.timedelta(days=1) else None
+    time = _EPOCH + dt.timedelta(milliseconds=int(since_epoch))
+    return time if plausible(time, fetched_at) else None
+
+
+def plausible(time: dt.datetime, present: dt.datetime) -> bool:
+    """Whether a device's clock can be believed: not before 1990, not after tomorrow."""
+    return _EARLIEST <= time <= present + dt.timedelta(days=1)
 
 
 def position(frame: pd.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -16,6 +16,7 @@ import pandas as pd
 from geo_assets.errors import ConfigError, SourceError
 from geo_assets.grid import Bounds
 from geo_assets.harvest.images import Harvest, dead_row, file_row, problem_of
+from geo_assets.harvest.metadata import now, plausible
 from geo_assets.lake import Lake
 from geo_assets.settings import City
 from geo_assets.tables import TABLES
@@ -25,7 +26,6 @@ PAD_M = 5.0
 """A city of photos reaches this far beyond its outermost photos."""
 
 _GPS, _EXIF = 0x8825, 0x8769
-_EARLIEST = dt.datetime(1990, 1, 1, tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def scan(folder: Path) -> Scan:
         raise ConfigError(f"The photo folder {folder} does not exist. Correct `photos` of the city in the settings.")
     paths = [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
     names = sorted(PurePosixPath(p.relative_to(folder)).as_posix() for p in paths)
-    scanned_at = dt.datetime.now(dt.UTC)
+    scanned_at = now()
     records, rejects = [], []
     for name in names:
         try:
@@ -253,7 +253,7 @@ def _time(camera: Mapping[int, Any], scanned_at: dt.datetime) -> dt.datetime | N
         time = dt.datetime.strptime(f"{text} {zone}", "%Y:%m:%d %H:%M:%S %z").astimezone(dt.UTC)
     except (ValueError, OverflowError):
         return None
-    return time if _EARLIEST <= time <= scanned_at + dt.timedelta(days=1) else None
+    return time if plausible(time, scanned_at) else None
 
 
 def _focal(camera: Mapping[int, Any]) -> list[float] | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 MAP_PX = 420
-MAX_BYTES = 45_000
+MAX_BYTES, MAX_MAP_BYTES = 45_000, 40_000
 """Pictures lie in the event log; larger ones make it slow."""
 
 _PAPER, _INK, _GREY, _ELSEWHERE = (250, 249, 245), (40, 40, 40), (196, 196, 190), (176, 176, 172)
@@ -70,9 +70,15 @@ def map_of(
     draw.rectangle([pixel(bounds.west, bounds.north), pixel(bounds.east, bounds.south)], outline=_INK, width=2)
     _scale_bar(draw, scale, size)
     _north(draw, size)
-    sink = io.BytesIO()
-    image.quantize(48, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(sink, "PNG", optimize=True)
-    return sink.getvalue()
+    png = b""
+    for colours in (48, 16, 6):  # crowded maps compress badly; fewer colours make them small
+        sink = io.BytesIO()
+        few = image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few.save(sink, "PNG", optimize=True)
+        png = sink.getvalue()
+        if len(png) <= MAX_MAP_BYTES:
+            break
+    return png
 
 
 def contact_sheet(jpegs: Iterable[bytes], columns: int = 4, cell_px: tuple[int, int] = (160, 120)) -> bytes:

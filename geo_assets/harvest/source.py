@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ from geo_assets.harvest.closure import Discovery, Report, discover, silent
 from geo_assets.harvest.coverage import box_row, coverage
 from geo_assets.harvest.images import Harvest
 from geo_assets.harvest.mapillary import Images, Mapillary
-from geo_assets.harvest.metadata import FIELDS, belongs, position, rows
+from geo_assets.harvest.metadata import FIELDS, belongs, now, position, rows
 from geo_assets.harvest.tiles import POSITIONS
 from geo_assets.lake import Lake
 from geo_assets.settings import City
@@ -27,10 +26,17 @@ _CHUNK = 2000
 
 @dataclass(frozen=True)
 class Plan:
-    """The row of table ``bbox_partitions``, and the images it counts with ``lon``, ``lat`` and ``sequence_id``."""
+    """What lies in a box at first sight.
+
+    Attributes:
+        row: the row of table ``bbox_partitions``.
+        images: the images that it counts, with ``lon``, ``lat`` and ``sequence_id``.
+        rejects: a sentence for each thing of the city that was not taken.
+    """
 
     row: pd.DataFrame
     images: pd.DataFrame
+    rejects: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class Api:
         grid, fresh_for_s = self.box.place.grid, self.client.settings.tiles_fresh_for_s
         bounds = grid.bounds(self.box.name)
         seen = coverage(self.client, self.box.lake, self.box.city, bounds, fresh_for_s=fresh_for_s)
-        row = box_row(seen.images, grid, self.box.name, seen.tiles, dt.datetime.now(dt.UTC))
+        row = box_row(seen.images, grid, self.box.name, seen.tiles, now())
         return Plan(row, seen.images)
 
     def discover(self, report: Report = silent) -> Discovery:
@@ -114,7 +120,7 @@ class Api:
         self, candidates: pd.DataFrame, sequences: pd.DataFrame, figures: Mapping[str, Any], report: Report = silent
     ) -> Description:
         """Ask the metadata of every candidate, and keep those whose exact position lies in the box."""
-        fetched_at = dt.datetime.now(dt.UTC)
+        fetched_at = now()
         answer = self._ask([str(i) for i in candidates["image_id"]], report)
         everything = rows(answer.rows, fetched_at)
         place = self.box.place
@@ -162,8 +168,9 @@ class PhotoFolder:
 
     def plan(self) -> Plan:
         """Count the photos in the box."""
-        here = photos.scan(self.folder).photos
-        return Plan(box_row(here, self.box.place.grid, self.box.name, [], dt.datetime.now(dt.UTC)), here)
+        found = photos.scan(self.folder)
+        row = box_row(found.photos, self.box.place.grid, self.box.name, [], now())
+        return Plan(row, found.photos, [str(reason) for reason in found.rejects["reason"]])
 
     def discover(self, report: Report = silent) -> Discovery:
         """List the photos in the box; a subfolder is a sequence."""
@@ -186,7 +193,7 @@ class PhotoFolder:
             tombstones=set(candidates["image_id"]) - set(here["image_id"]),
             unresolved=[],
             figures=figures,
-            fetched_at=dt.datetime.now(dt.UTC),
+            fetched_at=now(),
         )
         return Description(here, proof, {"n_candidates": len(candidates), "n_rejected": len(found.rejects)})
 
@@ -205,7 +212,7 @@ class Nowhere:
     def plan(self) -> Plan:
         """The bounds that the box would have, and no images."""
         none = pd.DataFrame(columns=POSITIONS)
-        return Plan(box_row(none, self.box.place.grid, self.box.name, [], dt.datetime.now(dt.UTC)), none)
+        return Plan(box_row(none, self.box.place.grid, self.box.name, [], now()), none)
 
     def discover(self, report: Report = silent) -> Discovery:
         """Nothing."""

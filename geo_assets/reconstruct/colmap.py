@@ -16,6 +16,9 @@ import pycolmap
 from geo_assets.errors import ReconstructionError
 from geo_assets.reconstruct.mapping import map_components
 
+# The log belongs to the step; by default COLMAP also writes files into the temporary folder of the machine.
+pycolmap.logging.logtostderr = True
+
 MATCH_CHUNK = 500
 """Pairs matched between two lines of progress."""
 

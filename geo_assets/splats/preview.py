@@ -47,7 +47,7 @@ def raised_camera(scene: Scene) -> Camera:
     length = np.linalg.norm(forward)
     forward = forward / length if length > 1e-6 else np.array([0.0, 1, 0])
     back = 0.35 * scene.extent
-    return Camera.looking(middle.centre + [0, 0, 0.6 * back] - back * forward, middle.centre, like=middle)
+    return Camera.looking(middle.centre + np.array([0, 0, 0.6]) * back - back * forward, middle.centre, like=middle)
 
 
 def jpeg(pixels: Pixels, quality: int = 88) -> bytes:

@@ -1,7 +1,7 @@
-"""Undistorts the photos of a COLMAP model to pinhole photos of a wanted size. Runs as a process of its own:
+"""Undistorts the photos of a COLMAP model to pinhole photos of a wanted size, in a process of its own.
 
-``python -m geo_assets.splats.undistort MODEL PHOTOS DATASET LONG_SIDE_PX THREADS``, because COLMAP's failures end the
-process that they happen in.
+``python -m geo_assets.splats.undistort MODEL PHOTOS DATASET LONG_SIDE_PX THREADS``: COLMAP's failures end the process
+that they happen in.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -38,7 +39,20 @@ def undistort(model: Path, photos: Path, dataset: Path, max_image_px: int, threa
     for path in dataset.iterdir():
         if path.name not in ("images", "sparse"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    folder = dataset / "sparse" / "0"
+    reconstruction = pycolmap.Reconstruction(folder)
+    for camera in reconstruction.cameras.values():
+        _as_pinhole(camera)
+    reconstruction.write(folder)
     _reduce(dataset, max_image_px)
+
+
+def _as_pinhole(camera: Any) -> None:
+    """COLMAP leaves a camera whose distortion is zero in its own model; engines look at the model's name."""
+    if camera.model_name == "PINHOLE" or not camera.is_undistorted():
+        return
+    lens = [camera.focal_length_x, camera.focal_length_y, camera.principal_point_x, camera.principal_point_y]
+    camera.model, camera.params = "PINHOLE", lens
 
 
 def _reduce(dataset: Path, max_image_px: int) -> None:

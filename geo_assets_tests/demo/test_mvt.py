@@ -127,7 +127,8 @@ def test_an_empty_tile_has_an_empty_body() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lon", "lat", "zoom", "tile"), [(0.0, 0.0, 1, (1, 1)), (-122.42, 37.78, 14, (2620, 6331)), (11.575, 48.137, 0, (0, 0))]
+    ("lon", "lat", "zoom", "tile"),
+    [(0.0, 0.0, 1, (1, 1)), (-122.42, 37.78, 14, (2620, 6332)), (11.575, 48.137, 0, (0, 0))],
 )
 def test_positions_fall_into_the_known_tiles(lon: float, lat: float, zoom: int, tile: tuple[int, int]) -> None:
     x, y = mvt.tile_position(lon, lat, zoom)

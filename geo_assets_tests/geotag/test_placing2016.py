@@ -90,3 +90,10 @@ def test_the_sample_shards():
     assert {-179.9999, 179.9999} <= set(photos["lon"])
     broken = rejects[rejects["file"] == "shard_3_truncated.msg"]
     assert broken["reason"].str.contains("breaks after 1 records, at byte 705 of 1,057").all()
+
+
+def test_a_line_of_the_csv_with_too_many_fields_is_a_reject(tmp_path):
+    write_shard(tmp_path / "s.msg", [{"id": "13/20/8010869266.jpg"}])
+    (tmp_path / "mp16_places365.csv").write_text(MP16 + "aa/bb/1.jpg,x,1,2,3,4\n")
+    photos, rejects = read_placing(tmp_path)
+    assert len(photos) == 1 and rejects["file"].tolist() == ["mp16_places365.csv"]

@@ -105,8 +105,9 @@ def test_the_computed_position_decides_and_edges_belong_to_one_box() -> None:
         computed_lat=[None, 48.0, None, 48.0, None],
     )
     homes = {box: belongs(images, grid, box).tolist() for box in grid}
-    assert homes["r00c00"] == [True, False, False, True, False]
-    assert homes["r00c01"] == [False, True, grid.box_at(11.0 + step, 48.0) == "r00c01", False, False]
+    on_the_edge = grid.box_at(11.0 + step, 48.0)
+    assert homes["r00c00"] == [True, False, on_the_edge == "r00c00", True, False]
+    assert homes["r00c01"] == [False, True, on_the_edge == "r00c01", False, False]
     assert [sum(box[i] for box in homes.values()) for i in range(5)] == [1, 1, 1, 1, 0]
 
 

@@ -157,4 +157,6 @@ def test_recorded_tiles(real_data: Path, y: int, images: int, sequences: int, li
     assert len(decode(data)["sequence"]) == lines
     assert frame["image_id"].isna().all(), "the recorders blanked the ids"
     bounds = tile.bounds
-    assert frame["lon"].between(bounds.west, bounds.east).all() and frame["lat"].between(bounds.south, bounds.north).all()
+    assert (
+        frame["lon"].between(bounds.west, bounds.east).all() and frame["lat"].between(bounds.south, bounds.north).all()
+    )

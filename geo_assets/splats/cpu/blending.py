@@ -113,9 +113,7 @@ def blend(tiles, ellipses, columns, width, height, background, image, transmitta
             cxx, cxy, cyy, opacity = conics[n, 0], conics[n, 1], conics[n, 2], opacities[n]
             r, g, b = colours[n, 0], colours[n, 1], colours[n, 2]
             number = np.int32(entry - first)
-            for j in range(
-                max(int(math.ceil(y - half_height[n])), 0), min(int(math.floor(y + half_height[n])), TILE_PX - 1) + 1
-            ):
+            for j in range(max(math.ceil(y - half_height[n]), 0), min(math.floor(y + half_height[n]), TILE_PX - 1) + 1):
                 dy = f32(j) - y
                 constant, linear = f32(-0.5) * cyy * dy * dy, -cxy * dy
                 for i in range(TILE_PX):
@@ -182,9 +180,7 @@ def blend_backward(tiles, ellipses, columns, width, height, background, picture,
             r, g, b = colours[n, 0], colours[n, 1], colours[n, 2]
             number = np.int32(entry - first)
             s_red = s_green = s_blue = s_opacity = s_cxx = s_cxy = s_cyy = s_x = s_y = f32(0)
-            for j in range(
-                max(int(math.ceil(y - half_height[n])), 0), min(int(math.floor(y + half_height[n])), TILE_PX - 1) + 1
-            ):
+            for j in range(max(math.ceil(y - half_height[n]), 0), min(math.floor(y + half_height[n]), TILE_PX - 1) + 1):
                 dy = f32(j) - y
                 constant, linear = f32(-0.5) * cyy * dy * dy, -cxy * dy
                 sum_0 = sum_1 = sum_2 = row_red = row_green = row_blue = row_opacity = f32(0)
