@@ -24,8 +24,8 @@ def rows(table: str, *records: dict) -> pd.DataFrame:
 def lake(tmp_path) -> Lake:
     """Two boxes of one city, one of them reconstructed, and a little of the geotag room."""
     lake = Lake(tmp_path / "lake")
-    here = {"city": "here", "box": "r00c00"}
-    there = {"city": "here", "box": "r00c01"}
+    here: Any = {"city": "here", "box": "r00c00"}
+    there: Any = {"city": "here", "box": "r00c01"}
     edges = {"west": 1.0, "east": 3.0, "south": 10.0, "north": 11.0}
     lake.write("bbox_partitions", rows("bbox_partitions", {**edges, "n_images": 4}), **here)
     lake.write("bbox_partitions", rows("bbox_partitions", {**edges, "n_images": 0}), **there)

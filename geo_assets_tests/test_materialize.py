@@ -115,7 +115,7 @@ def test_a_broken_box_is_named_and_the_others_go_on(world: World) -> None:
 def test_what_reads_a_whole_city_waits_for_its_boxes_and_follows_them(world: World) -> None:
     world.broken.add(("gps_db", "r00c00"))
     outcome = world.materializer().run("*", ["demo"], only_missing=True)
-    assert outcome.failed["splat_city"] == "waits for gps_db"
+    assert outcome.failed["splat_city"] == "waits for gps_db, sparse_models"
     assert ("splat_city", "demo") not in world.runs
     world.broken.clear()
     world.materializer().run("*", ["demo"], only_missing=True)

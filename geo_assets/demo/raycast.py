@@ -12,6 +12,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+import geo_assets.splats.cpu.compiled  # noqa: F401  (finds numba a folder for its cache where the code is read-only)
+
 N_LEVELS = 6
 """Levels of a texture's pyramid; each halves the one before."""
 

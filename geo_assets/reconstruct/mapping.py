@@ -27,7 +27,7 @@ MIN_SHARED_POINTS = 15
 MIN_EXTENT_M = 10.0
 MAX_SCALE_SPREAD = 0.2
 MAX_FAR_SHARE = 0.3
-_TRACKS_PER_IMAGE = 250
+_TRACKS_PER_IMAGE = 60  # to start with; retriangulation finds the others again
 _PICTURE_POINTS = 4000
 
 

@@ -32,7 +32,7 @@ def jpeg() -> bytes:
 
 
 def write_shard(path: Path, records: Iterable[Any], cut: int = 0) -> None:
-    packed = b"".join(msgpack.packb(record) for record in records)
+    packed = b"".join(bytes(msgpack.packb(record) or b"") for record in records)
     path.write_bytes(packed[: len(packed) - cut])
 
 

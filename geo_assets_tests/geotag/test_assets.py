@@ -26,7 +26,8 @@ def sources(tmp_path, monkeypatch):
     write_shard(placing / "s1.msg", [*photos[60:], [1], record("../x.jpg", 1, 1), record("aa/bb/1.jpg", 0, 0)])
     (landmark / "train.csv").write_text("id,url,landmark_id\n" + "".join(f"{i:016x},u,7\n" for i in range(20)))
     (landmark / "landmark_coordinates.csv").write_text("landmark_id,lon,lat\n7,11.575,48.137\n")
-    write_photo(flickr / "1" / "70003.jpg", places["lon"][3], places["lat"][3])
+    lon, lat = places[["lon", "lat"]].to_numpy()[3]
+    write_photo(flickr / "1" / "70003.jpg", lon, lat)
     write_photo(flickr / "1" / "99999.jpg", 2.36, 48.86)
     lines = [f'{name} = "{folder}"' for name, folder in zip(
         ("placing_2016", "google_landmark", "flickr_geotag"), (placing, landmark, flickr), strict=True)]  # fmt: skip
@@ -55,9 +56,9 @@ def test_the_whole_room(sources):
     lake = Lake(sources / "lake")
     combined = lake.read("geotag_combined")
     assert len(combined) == 120 + 1 + 20 + 1  # shards, null island, landmark photos, the one new Flickr photo
-    assert lake.read("geotag_rejects", source="placing_2016")["reason"].str.len().min() > 0
+    assert lake.read("geotag_rejects", source="placing_2016")["reason"].map(len).to_numpy().min() > 0
     assert len(lake.read("photo_cells")) == len(combined) - 1
-    assert lake.read("hierarchy_centroids")["level"].max() == 3
+    assert lake.read("hierarchy_centroids")["level"].to_numpy().max() == 3
     card = json.loads(lake.get_bytes(f"{lake.key(*MODEL_FILES)}/model.json"))
     assert card["n_clusters"] > 2 and len(card["input_sha256"]) == 64
     checks = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
@@ -101,7 +102,7 @@ def test_the_demo_has_inputs_of_its_own(tmp_path, monkeypatch):
     for name in ("placing_2016", "google_landmark", "flickr_geotag"):
         facts = metadata(result, name)
         assert facts["status"] == "demo inputs" and facts["n_photos"] > 0, name
-    assert Lake(tmp_path / "lake").read("hdbscan_model")["cluster"].max() > 0
+    assert Lake(tmp_path / "lake").read("hdbscan_model")["cluster"].to_numpy().max() > 0
 
 
 def test_demo_inputs_do_not_mix_with_real_ones(tmp_path, monkeypatch):
@@ -125,7 +126,9 @@ def test_a_leak_between_splits_is_found(sources):
     assert run(sources / "lake", ASSETS).success
     lake = Lake(sources / "lake")
     combined = lake.read("geotag_combined")
-    twin = combined.iloc[[0]].assign(photo_id="twin", split="test" if combined["split"][0] != "test" else "train")
+    twin = combined.iloc[[0]].assign(
+        photo_id="twin", split="test" if combined["split"].tolist()[0] == "train" else "train"
+    )
     lake.write("geotag_combined", pd.concat([combined, twin], ignore_index=True))
     assert combined_faults(lake)["split_has_no_leak"] == 1
 

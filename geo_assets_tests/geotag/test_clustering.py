@@ -30,7 +30,7 @@ def test_cities_are_clusters():
     places = blobs(CITIES)
     labels = fitted(places, size=15).labels
     for _, city in places.assign(label=labels).groupby("blob"):
-        assert city["label"].mode()[0] >= 0
+        assert city["label"].median() >= 0
     assert len(set(labels[labels >= 0])) >= len(CITIES)
 
 
@@ -123,7 +123,7 @@ def test_the_tree_is_a_tree_of_all_points():
     places = blobs(CITIES)
     rows = fitted(places).condensed.rows()
     n = len(places)
-    assert sorted(rows["child"]) == [*range(n), *range(n + 1, n + 1 + (rows["child"] > n).sum())]
+    assert sorted(rows["child"]) == [*range(n), *range(n + 1, len(rows) + 1)]
     sizes = rows.groupby("parent")["size"].sum()
     assert sizes[n] == n
     for child, size in rows.loc[rows["child"] > n, ["child", "size"]].itertuples(index=False):
@@ -145,7 +145,7 @@ def test_a_coarser_cut_of_the_same_tree_has_larger_clusters():
 
 def test_real_photo_places_do_not_follow_the_order_of_rows():
     real = pd.read_csv(sample("points", "im2gps3k_places365.csv"))[["LON", "LAT"]].drop_duplicates()
-    places = real.rename(columns=str.lower).reset_index(drop=True)
+    places = real.set_axis(["lon", "lat"], axis=1).reset_index(drop=True)
     order = np.random.default_rng(0).permutation(len(places))
     back = np.empty(len(places), np.int64)
     back[order] = fitted(places.iloc[order]).labels

@@ -16,8 +16,8 @@ def test_photos_are_read_from_their_exif(tmp_path):
     assert set(by_id.index) == {"8010869266", "2/holiday.JPEG"}
     assert by_id.loc["8010869266", ["lon", "lat"]].tolist() == pytest.approx([-98.490723, 29.426458], abs=1e-7)
     assert by_id.loc["2/holiday.JPEG", ["lon", "lat"]].tolist() == pytest.approx([151.209039, -33.861328], abs=1e-7)
-    assert (photos["captured_at"] == pd.Timestamp("2014-05-06T07:08:09Z")).all()
-    assert photos["author_hash"].notna().all() and rejects.empty
+    assert set(photos["captured_at"]) == {pd.Timestamp("2014-05-06T07:08:09Z")}
+    assert photos["author_hash"].map(len).tolist() == [16, 16] and rejects.empty
 
 
 def test_photos_without_a_position_are_rejects(tmp_path):

@@ -89,7 +89,7 @@ def test_a_cell_on_the_antimeridian_has_its_mean_there():
     levels, _ = built(blobs([(180.0, -16.5), (0.0, 51.5)], n=60, km=1))
     cells = levels.centroids[levels.centroids["level"] == 0]
     fiji = cells[cells["lat"] < 0]
-    assert (180 - fiji["lon"].abs() < 0.2).all() and (fiji["max_km"] < 50).all()
+    assert min(fiji["lon"].abs()) > 179.8 and max(fiji["max_km"]) < 50
 
 
 def test_numbers_and_cells_do_not_follow_the_order_of_rows():
@@ -108,7 +108,7 @@ def test_farther_levels_are_wider(world):
 @pytest.mark.parametrize("n", [1, 2, 6])
 def test_all_noise_is_one_cell(n):
     levels, points = built(blobs(CITIES[:1], n=n, km=0.01))
-    assert (points["cluster"] == -1).all()
+    assert points["cluster"].tolist() == [-1] * n
     assert levels.centroids["level"].tolist() == [0, 1, 2, 3]
     assert (levels.centroids["n_noise_filled"] == n).all()
 

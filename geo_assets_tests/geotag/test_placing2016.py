@@ -24,7 +24,7 @@ def test_records_without_coordinates_get_them_from_the_csv(tmp_path):
     (tmp_path / "mp16_places365.csv").write_text(MP16)
     photos, rejects = read_placing(tmp_path)
     assert photos[["lon", "lat"]].values.tolist() == [[-98.5, 29.4]]
-    assert len(photos["author_hash"][0]) == 16
+    assert photos["author_hash"].map(len).tolist() == [16]
     assert rejects["reason"].tolist() == ["the record has no position, and mp16_places365.csv does not name it"]
 
 
@@ -86,10 +86,10 @@ def test_a_folder_without_shards_says_what_to_set(tmp_path):
 def test_the_sample_shards():
     photos, rejects = read_placing(sample("msgpack"))
     assert len(photos) == 10 and len(rejects) == 8
-    assert photos["flags"].map(len).sum() == 1  # the null island
+    assert sum(map(len, photos["flags"])) == 1  # the null island
     assert {-179.9999, 179.9999} <= set(photos["lon"])
     broken = rejects[rejects["file"] == "shard_3_truncated.msg"]
-    assert broken["reason"].str.contains("breaks after 1 records, at byte 705 of 1,057").all()
+    assert broken["reason"].tolist() == ["the shard breaks after 1 records, at byte 705 of 1,057"]
 
 
 def test_a_line_of_the_csv_with_too_many_fields_is_a_reject(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -24,7 +25,7 @@ def jpeg(colour: int = 0, size: tuple[int, int] = (64, 48)) -> bytes:
     return sink.getvalue()
 
 
-def image(i: int, sequence: str, east_m: float, north_m: float, **changes: object) -> DemoImage:
+def image(i: int, sequence: str, east_m: float, north_m: float, **changes: Any) -> DemoImage:
     lon, lat = LON + east_m / METRES_PER_DEGREE, LAT + north_m / METRES_PER_DEGREE
     known: dict = {
         "id": str(10_000_000_000_000_000 + i),
@@ -78,9 +79,9 @@ def town(columns: int = 3, box_m: float = 100.0) -> City:
     )
 
 
-def client(address: str, token: str | None = TOKEN, **changes: object) -> Mapillary:
-    known: dict = {"graph_url": str(address), "tiles_url": str(address), "tiles_per_minute": 1_000_000}
-    return Mapillary(Settings(**(known | {"connections": 4} | changes)), token, HURRY)
+def client(address: str, token: str | None = TOKEN, **changes: Any) -> Mapillary:
+    known: dict[str, Any] = {"graph_url": str(address), "tiles_url": str(address), "tiles_per_minute": 1_000_000}
+    return Mapillary(Settings.model_validate(known | {"connections": 4} | changes), token, HURRY)
 
 
 def around(east_m: float, north_m: float, half_m: float) -> Bounds:

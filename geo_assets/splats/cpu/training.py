@@ -7,6 +7,7 @@ time limit breaks this, since it ends the schedule at a step that depends on the
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from geo_assets.errors import TrainingError
-from geo_assets.splats.cameras import Scene, View
+from geo_assets.splats.cameras import Camera, Scene, View
 from geo_assets.splats.cpu.adam import adam
 from geo_assets.splats.cpu.compiled import use_threads
 from geo_assets.splats.cpu.density import Population, column_rates
@@ -34,6 +35,8 @@ MEAN_RATE = 1.6e-4
 """Learning rate of the means at the start, in extents of the camera path; it falls to a hundredth."""
 REFINE_FROM, REFINE_UNTIL = 0.1, 0.7
 """Shares of the training between which the number of Gaussians changes."""
+COARSE_UNTIL, COARSE_LEAST_PX = 0.35, 160
+"""Share of the training on photos of half the size, a quarter of the work, and the least long side for it [px]."""
 CHECKPOINT_EVERY = 250
 SAFE_EVERY = 100
 CURVE_POINTS = 8
@@ -109,6 +112,7 @@ class _Trainer:
         self.judged = scene.held_out(request.holdout_every)[:4]
         self.extent = scene.extent
         self.groups = groups(views, len(scene.points))
+        self.coarse = [_halved(view) for view in views]
         self.raster, self.loss = Rasteriser(), Loss()
         self.began = self.said = time.monotonic()
         # Short trainings still need half a dozen refinements.
@@ -131,7 +135,7 @@ class _Trainer:
                 continue
             if state.step % self.refine_every == 0 and REFINE_FROM <= progress < REFINE_UNTIL:
                 state.population = state.population.refined(
-                    cap=self.request.max_splats, extent=self.extent, rng=state.rng
+                    cap=self.request.max_splats, growth=self._growth(state, progress), extent=self.extent, rng=state.rng
                 )
             if state.step % SAFE_EVERY == 0:
                 safe = state.population.copy()
@@ -146,7 +150,7 @@ class _Trainer:
         if not state.deck:
             state.deck = state.rng.permutation(len(self.views)).tolist()
         chosen = state.deck.pop()
-        view = self.views[chosen]
+        view = self.coarse[chosen] if progress < COARSE_UNTIL else self.views[chosen]
         degree = min(request.sh_degree, int(progress * (2.2 + request.sh_degree)))
         background = state.rng.random(3).astype(np.float32)  # or else faint Gaussians would hide in it
         image = self.raster.forward(people.rows, degree, view.camera, background)
@@ -168,6 +172,11 @@ class _Trainer:
         people.felt(seen, pull)
         state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
         return loss
+
+    def _growth(self, state: _State, progress: float) -> float:
+        """Share to grow by, so that a model of few points can still reach the cap in the refinements that are left."""
+        left = max(1.0, (REFINE_UNTIL - progress) * self.request.steps / self.refine_every)
+        return min(max((self.request.max_splats / len(state.population.rows)) ** (1 / left) - 1, 0.15), 0.6)
 
     def _progress(self, step: int) -> float:
         by_steps = step / self.request.steps
@@ -210,6 +219,18 @@ def _begin(scene: Scene, views: list[View], request: SplatRequest) -> _State:
     return _State(
         Population.of(start.rows), np.random.default_rng(request.seed), exposure=Exposure(names) if names else None
     )
+
+
+def _halved(view: View) -> View:
+    """The view at half the size, each pixel the mean of four; a small one as it is."""
+    camera = view.camera
+    if max(camera.width, camera.height) < COARSE_LEAST_PX:
+        return view
+    height, width = camera.height // 2, camera.width // 2
+    photo = view.photo[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3).mean(axis=(1, 3)) + 0.5
+    lens = camera.fx / 2, camera.fy / 2, camera.cx / 2, camera.cy / 2
+    halved = Camera(camera.rotation, camera.translation, *lens, width, height)
+    return dataclasses.replace(view, camera=halved, photo=photo.astype(np.uint8))
 
 
 # -- checkpoints --------------------------------------------------------------------------------------------
