@@ -81,7 +81,7 @@ class Mapillary(_Part):
     entities_per_minute: int = Field(default=60_000, description="documented limit of /:id and /images?image_ids=")
     tiles_per_minute: int = Field(default=60, description="the tile host blocks an address that asks faster")
     tiles_fresh_for_s: float = Field(
-        6 * 3600.0, ge=0, description="a tile this young serves all its boxes from the lake"
+        default=6 * 3600.0, ge=0, description="a tile this young serves all its boxes from the lake"
     )
     timeout_s: float = 60.0
 

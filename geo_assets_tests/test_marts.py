@@ -10,7 +10,7 @@ from geo_assets.errors import ConfigError
 from geo_assets.lake import Lake
 from geo_assets.marts import SQL_FOLDER, read_models, run_model, sql_assets
 from geo_assets.resources import LakeResource
-from geo_assets.tables import TABLES
+from geo_assets.tables import TABLES, to_pandas
 
 
 def rows(table: str, *records: dict) -> pd.DataFrame:
@@ -75,7 +75,7 @@ def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
 
 def mart(lake: Lake, name: str) -> pd.DataFrame:
     with lake.connect(name) as con:
-        return con.execute(f"from {name}").df()
+        return to_pandas(con.sql(f"from {name}").to_arrow_table())
 
 
 def test_the_marts_of_a_small_lake(lake):

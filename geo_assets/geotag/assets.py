@@ -79,7 +79,7 @@ def geotag_combined(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
         store.write("geotag_rejects", combined.rejects, source="geotag_combined")
     context.log.info(", ".join(f"{k} {v:,}" for k, v in combined.figures.items()))
     photos = combined.photos
-    png = density_map(photos["lon"], photos["lat"], f"{len(photos):,} photos, per square degree")
+    png = density_map(photos["lon"], photos["lat"], f"{len(photos):,} photos")
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(combined.figures) | {"map": picture(png)})
 
 
@@ -101,7 +101,9 @@ def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
         store.write("hdbscan_tree", model.tree)
         facts = store.write("hdbscan_model", model.points)
     clustered = model.points[model.points["cluster"] >= 0]
-    png = density_map(clustered["lon"], clustered["lat"], f"{model.card['n_clusters']:,} clusters")
+    png = density_map(
+        clustered["lon"], clustered["lat"], f"{len(clustered):,} places of {model.card['n_clusters']:,} clusters"
+    )
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(model.card) | {"map": picture(png)})
 
 

@@ -16,13 +16,13 @@ LARGEST_BYTES = 45_000
 """A picture in the metadata lives in the event log."""
 
 
-def density_map(lon: npt.ArrayLike, lat: npt.ArrayLike, title: str) -> bytes:
-    """PNG of photos per square degree, logarithmic, plate carrée."""
+def density_map(lon: npt.ArrayLike, lat: npt.ArrayLike, what: str) -> bytes:
+    """PNG of the number of positions [deg] in cells of 1 or, where there are few, 3 degrees; logarithmic, plate carrée."""
+    lon, lat = np.asarray(lon, float), np.asarray(lat, float)
+    step = 1 if len(lon) > 50_000 else 3
     figure = Figure(figsize=(7.2, 3.8), dpi=100)
     axes = figure.add_axes((0.06, 0.08, 0.92, 0.84))
-    counts, _, _ = np.histogram2d(
-        np.asarray(lat, float), np.asarray(lon, float), bins=[180, 360], range=[[-90, 90], [-180, 180]]
-    )
+    counts, _, _ = np.histogram2d(lat, lon, bins=[180 // step, 360 // step], range=[[-90, 90], [-180, 180]])
     if counts.any():
         axes.imshow(
             np.where(counts > 0, counts, np.nan),
@@ -33,7 +33,7 @@ def density_map(lon: npt.ArrayLike, lat: npt.ArrayLike, title: str) -> bytes:
             interpolation="nearest",
             aspect="auto",
         )
-    _world(axes, title)
+    _world(axes, f"{what}, per cell of {step}°")
     return _png(figure)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,7 +110,6 @@ def box_row(
     box: str,
     tiles: Iterable[Tile],
     fetched_at: dt.datetime,
-    allowed: Callable[[str], bool] = lambda _: True,
 ) -> pd.DataFrame:
     """The row of table ``bbox_partitions`` of a box.
 
@@ -120,7 +119,6 @@ def box_row(
         box: name of the box.
         tiles: the tiles that were read.
         fetched_at: when.
-        allowed: which neighbours to name (all of the grid).
     """
     bounds = grid.bounds(box)
     near = within(images, bounds.padded(1.0))  # box_at is exact and slow: ask it about near points only
@@ -131,7 +129,7 @@ def box_row(
             "south": [bounds.south],
             "east": [bounds.east],
             "north": [bounds.north],
-            "neighbours": [[name for name in grid.neighbours(box) if allowed(name)]],
+            "neighbours": [grid.neighbours(box)],
             "tiles": [[str(tile) for tile in tiles]],
             "n_images": [len(here)],
             "n_sequences": [len(set(here["sequence_id"].dropna()))],

@@ -14,7 +14,6 @@ import numpy as np
 import pycolmap
 
 from geo_assets.errors import ReconstructionError
-from geo_assets.reconstruct.mapping import map_components
 
 # The log belongs to the step; by default COLMAP also writes files into the temporary folder of the machine.
 pycolmap.logging.logtostderr = True
@@ -178,6 +177,8 @@ def _two_view(database: str) -> list[tuple[str, str, int, int, str]]:
 
 def reconstruct(**arguments: Any) -> dict[str, Any]:
     """Map the components of the verified graph and bring each to its place; see :mod:`.mapping`."""
+    from geo_assets.reconstruct.mapping import map_components  # scipy: only this step pays for it
+
     return map_components(**arguments)
 
 

@@ -17,6 +17,7 @@ Array = npt.NDArray[np.float64]
 ROLL_SIGMA_DEG = 1.0
 _ROLL_WEIGHT = 3.0  # the level of all cameras counts as nine observations: their lean is shared, not independent
 _ROBUST_AT = 2.0  # standard deviations at which a position begins to lose its pull
+_GROSS = 4.0  # standard deviations from which on a position is an error, not noise
 _UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -89,6 +90,10 @@ def align(
         Similarity(1.0, upright, np.zeros(3))
     )
     similarity = _refined(start, centres, rotations, priors, sigma_m, roll_sigma_deg)
+    # Soft-L1 bounds the pull of a gross error but does not end it; the second fit does without them.
+    near = (np.abs(similarity(centres) - priors) < _GROSS * sigma_m).all(axis=1)
+    if len(centres) > near.sum() >= max(3, len(centres) / 2):
+        similarity = _refined(similarity, centres[near], rotations[near], priors[near], sigma_m[near], roll_sigma_deg)
     aligned = similarity(centres)
     right_axes = rotations[:, 0] @ similarity.rotation.T
     return Alignment(

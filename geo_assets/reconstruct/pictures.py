@@ -83,7 +83,8 @@ def _lines(images: pd.DataFrame, pairs: pd.DataFrame) -> LineCollection:
     place = images.set_index("image_id")[["east_m", "north_m"]]
     ends = np.stack([place.loc[pairs[c]].to_numpy(float) for c in ("image_id_a", "image_id_b")], axis=1)
     strength = np.clip(pairs.n_inliers.to_numpy(float) / 200, 0.1, 1)
-    return LineCollection(list(ends), colors="#444444", alpha=strength, linewidths=0.6, zorder=1)
+    shades = np.column_stack([np.full((len(pairs), 3), 0.27), strength])
+    return LineCollection(list(ends), colors=shades, linewidths=0.6, zorder=1)
 
 
 def _plan(title: str):

@@ -42,9 +42,9 @@ class Gaussians:
     ) -> Gaussians:
         """From one array a parameter: [N, 3], [N, 3], [N, 4] wxyz, [N] and [N, K, 3]."""
         n = len(np.asarray(means))
-        parts = [np.asarray(p, np.float32).reshape(n, -1) for p in (means, log_scales, quats)]
-        parts.append(np.asarray(opacity_logits, np.float32).reshape(n, 1))
-        parts.append(np.asarray(sh, np.float32).reshape(n, np.asarray(sh).shape[1] * 3))
+        widths = (3, 3, 4, 1, 3 * np.asarray(sh).shape[1])
+        given = (means, log_scales, quats, opacity_logits, sh)
+        parts = [np.asarray(p, np.float32).reshape(n, width) for p, width in zip(given, widths, strict=True)]
         return cls(np.ascontiguousarray(np.concatenate(parts, axis=1)))
 
     @classmethod
@@ -83,7 +83,7 @@ class Gaussians:
     @property
     def sh(self) -> Floats:
         """Spherical harmonics [N, K, 3]."""
-        return self.rows[:, SH:].reshape(len(self), -1, 3)
+        return self.rows[:, SH:].reshape(len(self), (self.rows.shape[1] - SH) // 3, 3)
 
     @property
     def degree(self) -> int:

@@ -58,7 +58,7 @@ def ply_bytes(gaussians: Gaussians) -> bytes:
     header = ["ply", "format binary_little_endian 1.0", "comment geo_assets: metres east, north, up"]
     header += [f"element vertex {n}", *(f"property float {name}" for name in property_names(kept.degree)), "end_header"]
     # The file holds all coefficients of red, then green, then blue; a trainer holds the colours innermost.
-    rest = kept.sh[:, 1:].transpose(0, 2, 1).reshape(n, -1)
+    rest = kept.sh[:, 1:].transpose(0, 2, 1).reshape(n, 3 * (kept.sh.shape[1] - 1))
     table = np.concatenate(
         [kept.means, np.zeros((n, 3)), kept.sh[:, 0], rest, kept.opacity_logits[:, None], kept.log_scales, kept.quats],
         axis=1,
@@ -103,7 +103,7 @@ def read_ply(source: Path | bytes) -> Gaussians:
         raise SourceError(f"{name} has {n_rest} properties f_rest_*; a splat has 0, 9, 24 or 45.")
     harmonics = columns("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
     if degree:
-        rest = columns(*(f"f_rest_{i}" for i in range(n_rest))).reshape(n, 3, -1).transpose(0, 2, 1)
+        rest = columns(*(f"f_rest_{i}" for i in range(n_rest))).reshape(n, 3, n_rest // 3).transpose(0, 2, 1)
         harmonics = np.concatenate([harmonics, rest], axis=1)
     return Gaussians.of(
         columns("x", "y", "z"),

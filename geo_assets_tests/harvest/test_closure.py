@@ -69,7 +69,7 @@ def test_three_sources_find_what_the_tiles_do_not_show(tmp_path: Path) -> None:
     sequences = found.sequences.set_index("sequence_id")
     assert sequences.loc["lonely", "first_seen_in"] == "audit" and sequences.loc["seq-1_x", "first_seen_in"] == "tile"
     assert sequences.loc["seq-1_x", ["n_images", "n_in_tiles", "n_in_box"]].tolist() == [20, 19, 20]
-    assert sequences["closed"].tolist() == [True] * 3
+    assert set(sequences["closed"]) == {True}
 
 
 def test_a_long_sequence_does_not_bring_in_the_whole_town(tmp_path: Path) -> None:
@@ -118,6 +118,6 @@ def test_an_empty_list_of_a_sequence_is_not_closed(tmp_path: Path) -> None:
     with serving(here, Behaviour(fault=lambda kind, n: fault.get(kind))) as address, client(address) as api:
         box = Api(Box("town", BOX, CITY, Lake(tmp_path / "lake")), api)
         found = box.discover()
-        assert found.sequences["closed"].tolist() == [False] and set(found.images["image_id"]) >= ids_in(here, 20, 39)
+        assert set(found.sequences["closed"]) == {False} and set(found.images["image_id"]) >= ids_in(here, 20, 39)
         proof = box.describe(found.images, found.sequences, found.figures).certificate.iloc[0]
     assert proof["n_unclosed"] == 1 and not proof["complete"] and proof["n_images"] == 20

@@ -59,7 +59,7 @@ def test_a_folder_is_read(folder: Path) -> None:
     assert first["camera_parameters"][0] == pytest.approx(24 / 36)
     assert (first["make"], first["creator_username"], first["licence"]) == ("Maker", "Ann", "CC0")
     assert first["attribution"] == "Own photo a/1.JPG, by Ann"
-    assert found.photos["sequence_id"].nunique() == 2
+    assert len(set(found.photos["sequence_id"])) == 2
     TABLES["image_metadata"].conform(found.photos)
 
 
@@ -106,7 +106,7 @@ def harvest(folder: Path, lake: Lake, box_m: float) -> pd.DataFrame:
         box = PhotoFolder(Box("mine", name, city, lake), folder)
         plan, found = box.plan().row, box.discover()
         described = box.describe(found.images, found.sequences, found.figures)
-        assert plan["n_images"][0] == len(found.images) == len(described.metadata)
+        assert plan["n_images"].tolist()[0] == len(found.images) == len(described.metadata)
         assert bool(described.certificate["complete"][0])
         for table, frame in [("sequence_ids", found.sequences), ("sequence_images", found.images)]:
             TABLES[table].conform(frame)

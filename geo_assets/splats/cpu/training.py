@@ -298,6 +298,6 @@ def _resume(request: SplatRequest, fingerprint: str, log: Log) -> _State | None:
             for name in ("values", "first", "second"):
                 setattr(state.exposure, name, arrays[f"exposure_{name}"])
         return state
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         log(f"The checkpoint cannot be read ({type(error).__name__}): starting anew.")
         return None

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from geo_assets.lake import Lake
+from geo_assets.partitions import partition_key
+from geo_assets.reconstruct.assets import ASSETS, gps_db, match_pairs, sparse_models
+from geo_assets.reconstruct.checks import CHECKS, registered_share
+from geo_assets.resources import LakeResource
+from geo_assets.tables import TABLES
+from geo_assets_tests.reconstruct.test_models import image_rows, pair_rows
+
+HEAVY = ("pycolmap", "scipy", "matplotlib", "numba", "sklearn", "hdbscan", "geopandas", "PIL")
+
+
+def materialize(lake: Path, box: str = "r00c00") -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [*ASSETS, *CHECKS],
+        partition_key=partition_key("demo", box),
+        resources={"lake": LakeResource(root=str(lake))},
+        raise_on_error=False,
+    )
+
+
+def empty_harvest(lake: Path) -> None:
+    for table in ("image_metadata", "image_files"):
+        Lake(lake).write(table, TABLES[table].empty(), city="demo", box="r00c00")
+
+
+def test_importing_the_room_costs_nothing():
+    modules = "geo_assets.reconstruct.assets, geo_assets.reconstruct.checks"
+    code = f"import sys, {modules}; print([m for m in {HEAVY} if m in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
+def test_a_box_without_images_is_an_empty_partition_that_passes_its_checks(tmp_path: Path):
+    empty_harvest(tmp_path)
+    result = materialize(tmp_path)
+    assert result.success
+    assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
+    assert len(result.get_asset_check_evaluations()) == len(CHECKS)
+    for name in ("gps_db", "match_pairs", "sparse_models"):
+        metadata = result.asset_materializations_for_node(name)[0].metadata
+        assert metadata["n_images"].value == 0 and metadata["dagster/row_count"].value == 0
+
+
+def test_a_box_that_was_not_harvested_fails_with_what_to_do(tmp_path: Path):
+    result = materialize(tmp_path)
+    assert not result.success
+    failure = result.failure_data_for_node("gps_db")
+    assert failure is not None and failure.user_failure_data is not None
+    assert "--select image_" in str(failure.user_failure_data.description)
+
+
+def test_neighbours_are_upstream():
+    for asset, upstream in ((gps_db, "image_files"), (match_pairs, "gps_db")):
+        (dep,) = [d for d in next(iter(asset.specs)).deps if d.asset_key == dg.AssetKey(upstream)]
+        assert dep.partition_mapping is not None
+
+
+@pytest.mark.parametrize(
+    "registered, passed, severity",
+    [(9, True, None), (7, False, dg.AssetCheckSeverity.WARN), (3, False, dg.AssetCheckSeverity.ERROR)],
+)
+def test_the_registered_share_warns_before_it_fails(
+    tmp_path: Path, registered: int, passed: bool, severity: dg.AssetCheckSeverity | None
+):
+    row = {"component": 0, "status": "placed", "n_images": 12, "n_home_images": 10, "n_home_registered": registered}
+    frame = pd.DataFrame([row]).reindex(columns=[c.name for c in TABLES["sparse_models"].columns])
+    Lake(tmp_path).write("sparse_models", frame, city="demo", box="r00c00")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [registered_share],
+            selection=dg.AssetSelection.checks(registered_share),
+            partition_key=partition_key("demo", "r00c00"),
+            resources={"lake": LakeResource(root=str(tmp_path))},
+            instance=instance,
+        )
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert evaluation.passed == passed
+    assert severity is None or evaluation.severity == severity
+
+
+def test_too_few_images_are_no_failure(tmp_path: Path):
+    lake, where = Lake(tmp_path), {"city": "demo", "box": "r00c00"}
+    lake.write("gps_db", image_rows(3), note={"origin": [11.5, 48.1, 500.0]}, **where)
+    lake.write("match_pairs", pair_rows([(0, 1), (1, 2)]), **where)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [gps_db, match_pairs, sparse_models, *CHECKS],
+            selection=dg.AssetSelection.assets(sparse_models),
+            partition_key=partition_key("demo", "r00c00"),
+            resources={"lake": LakeResource(root=str(tmp_path))},
+            instance=instance,
+        )
+    assert result.success
+    assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
+    assert lake.read("sparse_models", **where).status.tolist() == ["too_few"]

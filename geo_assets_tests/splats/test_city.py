@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from geo_assets.errors import SourceError
+from geo_assets.geodesy import LocalFrame
+from geo_assets.grid import Bounds, Grid
+from geo_assets.lake import Lake
+from geo_assets.splats.box import not_trained
+from geo_assets.splats.city import splat_of_city, within_cell
+from geo_assets.splats.gaussians import Gaussians
+from geo_assets.splats.georeference import between, read_frame, splat_reference
+from geo_assets.splats.ply import read_ply, write_ply
+from geo_assets_tests.splats.scenes import blobs
+
+BOUNDS = Bounds(11.0, 48.0, 11.01, 48.003)
+GRID = Grid.over(BOUNDS, 400)
+
+
+def frame_of(box: str) -> LocalFrame:
+    return LocalFrame(*GRID.bounds(box).centre, 500.0)
+
+
+def put_box(lake: Lake, folder: Path, box: str, splat: Gaussians) -> None:
+    folder.mkdir()
+    write_ply(folder / "splat.ply", splat)
+    (folder / "splat.geo.json").write_text(json.dumps(splat_reference(frame_of(box))))
+    lake.publish(folder, lake.key("splats", city="town", box=box))
+    row = not_trained("trained").splat.assign(n_splats=len(splat))
+    lake.write("splat_ply", row, city="town", box=box)
+
+
+def test_frames_meet_at_the_same_place_on_the_earth() -> None:
+    here, there = LocalFrame(11.0, 48.0, 500), LocalFrame(11.02, 48.01, 520)
+    rotation, translation = between(there, here)
+    point = np.array([30.0, -20, 5])
+    assert there.enu(*here.geodetic(point)) == pytest.approx(rotation @ point + translation, abs=1e-6)
+
+
+@pytest.mark.parametrize("origin", [[11.0, 48.0, 500.0], {"lon": 11.0, "lat": 48.0, "alt_m": 500.0}])
+def test_reference_files(tmp_path: Path, origin: object) -> None:
+    (tmp_path / "geo.json").write_text(json.dumps({"origin": origin}))
+    assert read_frame(tmp_path / "geo.json") == LocalFrame(11.0, 48.0, 500.0)
+    matrix = np.array(splat_reference(LocalFrame(11.0, 48.0, 500.0))["ecef_from_local"]).reshape(4, 4)
+    assert matrix[:3, 3] == pytest.approx(LocalFrame(11.0, 48.0, 500.0).ecef_from_enu[:3, 3])
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"origin": [1, 2]}', '{"origin": {"lon": 1}}'])
+def test_broken_reference_files(tmp_path: Path, text: str) -> None:
+    (tmp_path / "geo.json").write_text(text)
+    with pytest.raises(SourceError, match=r"geo\.json does not say where"):
+        read_frame(tmp_path / "geo.json")
+
+
+def test_boxes_are_cut_to_their_cells_and_put_in_one_frame(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    splat = blobs(40, 1)
+    splat.means[:3] += [1000, 0, 0]  # another box's
+    splat.means[3] += [0, 0, 900]  # the sky
+    put_box(lake, tmp_path / "a", "r00c00", splat)
+    put_box(lake, tmp_path / "b", "r00c01", blobs(10, 1))
+    made = splat_of_city(lake, "town", BOUNDS, GRID, lambda line: None)
+    assert made.boxes.set_index("box").n_splats.to_dict() == {"r00c00": 36, "r00c01": 10}
+    assert made.figures["n_splats"] == 46
+    assert made.picture is not None
+    lake.write("splat_city", made.boxes, city="town")
+    key = lake.key("splats_city", city="town")
+    assert lake.names(key) == ["city.geo.json", "city.ply", "viewer.html"]
+    with lake.local(key) as folder:
+        city, frame = read_ply(folder / "city.ply"), read_frame(folder / "city.geo.json")
+    assert (frame.lon, frame.lat) == pytest.approx(BOUNDS.centre)
+    lon, lat, alt = frame.geodetic(city.means[36:])
+    back = frame_of("r00c01").enu(lon, lat, alt)
+    assert back == pytest.approx(blobs(10, 1).means, abs=1e-4)
+
+
+def test_a_city_without_splats(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    lake.write("splat_ply", not_trained("too_few").splat, city="town", box="r00c00")
+    made = splat_of_city(lake, "town", BOUNDS, GRID, lambda line: None)
+    assert (len(made.boxes), made.figures["n_splats"], made.picture) == (0, 0, None)
+    lake.write("splat_city", made.boxes, city="town")
+
+
+def test_each_place_belongs_to_one_cell() -> None:
+    means = np.random.default_rng(0).uniform(-600, 600, (500, 3)) * [1, 1, 0.01]
+    splat = Gaussians.of(means, np.zeros((500, 3)), np.ones((500, 4)), np.zeros(500), np.zeros((500, 1, 3)))
+    frame = frame_of("r00c00")
+    counts = sum(within_cell(splat, frame, GRID.bounds(box)).astype(int) for box in GRID)
+    assert isinstance(counts, np.ndarray)
+    assert set(counts) <= {0, 1}
+    assert counts.sum() > 100
+
+
+def test_rows_of_an_untrained_box_fit_the_tables(tmp_path: Path) -> None:
+    lake, made = Lake(tmp_path), not_trained("empty")
+    lake.write("splat_ply", made.splat, city="town", box="r00c00")
+    lake.write("splat_views", made.views, city="town", box="r00c00")
+    row = lake.read("splat_ply", city="town", box="r00c00").iloc[0]
+    assert (row.status, row.n_splats) == ("empty", 0)
+    assert pd.isna(row.psnr_db)
