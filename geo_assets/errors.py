@@ -35,6 +35,8 @@ class ApiError(GeoAssetsError):
     ) -> None:
         super().__init__(message, status=status, code=code, subcode=subcode, **figures)
         self.status, self.code, self.subcode = status, code, subcode
+        self.may_pass = False
+        """Whether asking again later may help; the client sets it once it has given up for now."""
 
 
 class IncompleteHarvest(GeoAssetsError):

@@ -152,7 +152,7 @@ class Lake:
     def key(self, kind: str, name: str = "", **partition: str) -> str:
         """Path of a file or folder relative to the root; this is what tables keep."""
         parts = [_safe(part) for part in name.split("/")] if name else []
-        return "/".join(["files", _safe(kind), *_folders(partition).rstrip("/").split("/"), *parts]).replace("//", "/")
+        return "/".join(["files", _safe(kind), *_folders(partition).split("/")[:-1], *parts])
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Write one file atomically."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from geo_assets.errors import GeoAssetsError
+from geo_assets.errors import ApiError, GeoAssetsError
 from geo_assets.lake import Facts
 from geo_assets.tables import Table
 
@@ -53,11 +53,15 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def failures() -> Iterator[None]:
-    """Turn an error that a user can act on into a Dagster failure with that sentence, without a retry."""
+    """Turn an error that a user can act on into a Dagster failure with that sentence.
+
+    Only an answer of the API that may be better later is worth a retry.
+    """
     try:
         yield
     except GeoAssetsError as error:
-        raise dg.Failure(description=str(error), metadata=plain(error.figures), allow_retries=False) from error
+        retry = isinstance(error, ApiError) and error.may_pass
+        raise dg.Failure(description=str(error), metadata=plain(error.figures), allow_retries=retry) from error
 
 
 class Progress:

@@ -43,9 +43,9 @@ class ImageryResource(dg.ConfigurableResource):
             from geo_assets.demo.world import demo_world
 
             with serving(demo_world()) as address:
-                local = settings.model_copy(
-                    update={"graph_url": address, "tiles_url": address, "tiles_per_minute": 100_000}
-                )
+                # Our own server needs no patience, and its world may have changed since the last run.
+                quick = {"tiles_per_minute": 100_000, "tiles_fresh_for_s": 0}
+                local = settings.model_copy(update={"graph_url": address, "tiles_url": address} | quick)
                 with Mapillary(local, token="MLY|1|demo") as client:
                     yield client
             return

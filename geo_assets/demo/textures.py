@@ -55,7 +55,7 @@ def facade(rng: np.random.Generator, width_m: float, height_m: float) -> Texture
     """A house front: wall, cornices, windows with content of their own, shops with signs, posters."""
     rows, columns = metres(height_m), metres(width_m)
     wall = _WALLS[rng.integers(len(_WALLS))] * rng.uniform(0.8, 1.08)
-    relief = fractal(rng, rows, columns, {3: 0.03, 8: 0.035, 24: 0.04, 80: 0.05})
+    relief = fractal(rng, rows, columns, {8: 0.025, 24: 0.035, 80: 0.05})
     relief += _masonry(rng, rows, columns)
     canvas = Image.new("RGB", (columns, rows), _colour(wall))
     draw = ImageDraw.Draw(canvas)
@@ -68,7 +68,10 @@ def facade(rng: np.random.Generator, width_m: float, height_m: float) -> Texture
     draw.rectangle((0, 0, columns, metres(0.35)), fill=trim)
     shade = np.ones((rows, 1), np.float32)
     shade[-metres(0.8) :, 0] = np.linspace(1, 0.8, metres(0.8), dtype=np.float32)
-    return _bytes(np.asarray(canvas, np.float32) * ((1 + relief) * shade)[..., None])
+    front = np.asarray(canvas, np.float32)
+    # Daylight without sun: what stands on a wall differs less from it than its paint does in the pot.
+    front = wall + np.float32(0.75) * (front - wall)
+    return _bytes(front * ((1 + relief) * shade)[..., None])
 
 
 def column(rng: np.random.Generator, width_m: float, height_m: float) -> Texture:
@@ -129,7 +132,7 @@ def ground(rng: np.random.Generator, length_m: float, width_m: float, footprints
     road = (x < LANE_EDGE_M) | (y < LANE_EDGE_M)
     slab = _slabs(rng, along, across)
     shade = np.where(road, 0.34 * np.ones_like(slab), slab)
-    shade *= 1 + fractal(rng, rows, columns, {3: 0.045, 8: 0.06, 28: 0.07, 110: 0.08})
+    shade *= 1 + fractal(rng, rows, columns, {8: 0.035, 28: 0.06, 110: 0.08})
     canvas = Image.fromarray(shade)
     draw = ImageDraw.Draw(canvas)
     _patches(rng, canvas, draw, shade)

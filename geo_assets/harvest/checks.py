@@ -17,6 +17,7 @@ MAX_DEAD_SHARE = 0.02
         dg.AssetCheckSpec(
             "harvest_is_complete",
             asset=image_metadata,
+            blocking=True,
             partitions_def=city_boxes,
             description="Tiles, sequence lists and searches agree, and nothing they named is unresolved.",
         ),

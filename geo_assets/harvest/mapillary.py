@@ -309,6 +309,7 @@ class Mapillary:
                     failures += 1
                     await asyncio.sleep(self.patience.wait_s(failures))
                 else:
+                    error.may_pass = kind in ("limited", "transient")
                     raise
 
     async def _once(

@@ -1,6 +1,7 @@
 """Asset checks of the room: are the priors sane, do the pairs connect, does the model stand where the GPS says."""
 
 import dagster as dg
+import pandas as pd
 
 from geo_assets.partitions import box_key, city_boxes
 from geo_assets.reconstruct.assets import gps_db, match_pairs, sparse_models
@@ -17,6 +18,23 @@ MIN_CONNECTED_SHARE = 0.8
 def _verdict(passed: bool, warn_only: bool = False, **figures: object) -> dg.AssetCheckResult:
     severity = dg.AssetCheckSeverity.WARN if warn_only else dg.AssetCheckSeverity.ERROR
     return dg.AssetCheckResult(passed=bool(passed), severity=severity, metadata=plain(figures))
+
+
+def share_verdict(models: pd.DataFrame) -> dg.AssetCheckResult:
+    """The verdict on the share of a box's images that stand in placed models (rows of ``sparse_models``)."""
+    n_home = int(models.n_home_images.max()) if len(models) else 0
+    placed = int(models.n_home_registered[models.status == "placed"].sum())
+    share = placed / n_home if n_home else 1.0
+    # A box with too few images is a fact about the box, not a failure of the mapper.
+    too_few = len(models) and (models.status == "too_few").all()
+    return _verdict(
+        share >= WARN_REGISTERED_SHARE or bool(too_few),
+        warn_only=share >= MIN_REGISTERED_SHARE,
+        share=round(share, 4),
+        n_home_images=n_home,
+        n_home_registered=placed,
+        statuses=", ".join(models.status.astype(str)),
+    )
 
 
 @dg.asset_check(asset=gps_db, partitions_def=city_boxes)
@@ -49,20 +67,7 @@ def pairs_connect(context: dg.AssetCheckExecutionContext, lake: LakeResource) ->
 @dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
 def registered_share(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """At least 80 % of the images of the box stand in placed models; below 60 % it is an error, not a warning."""
-    models = lake.open().read("sparse_models", **box_key(context).partition)
-    n_home = int(models.n_home_images.max()) if len(models) else 0
-    placed = int(models.n_home_registered[models.status == "placed"].sum())
-    share = placed / n_home if n_home else 1.0
-    # A box with too few images is a fact about the box, not a failure of the mapper.
-    too_few = len(models) and (models.status == "too_few").all()
-    return _verdict(
-        share >= WARN_REGISTERED_SHARE or bool(too_few),
-        warn_only=share >= MIN_REGISTERED_SHARE,
-        share=round(share, 4),
-        n_home_images=n_home,
-        n_home_registered=placed,
-        statuses=", ".join(models.status.astype(str)),
-    )
+    return share_verdict(lake.open().read("sparse_models", **box_key(context).partition))
 
 
 @dg.asset_check(asset=sparse_models, partitions_def=city_boxes)

@@ -159,9 +159,7 @@ def match(database: str, pairs: str, threads: int, seed: int) -> dict[str, Any]:
 
 def _two_view(database: str) -> list[tuple[str, str, int, int, str]]:
     """For each tried pair: both ids, putative matches, inliers, configuration."""
-    configurations = {
-        int(c): name for name, c in pycolmap.TwoViewGeometryConfiguration.__members__.items()
-    }
+    configurations = {int(c): name for name, c in pycolmap.TwoViewGeometryConfiguration.__members__.items()}
     base = PAIR_BASE
     with contextlib.closing(sqlite3.connect(database)) as con:
         names = {i: name.removesuffix(".jpg") for i, name in con.execute("select image_id, name from images")}

@@ -197,7 +197,9 @@ def with_best_position(images: pd.DataFrame, gps_sigma_m: float) -> pd.DataFrame
     apart = haversine_m(images.lon, images.lat, images.computed_lon, images.computed_lat)
     both = corrected & (apart <= _CONTRADICTION * gps_sigma_m)
     merged = {
-        best: images[computed].where(corrected, images[recorded]).where(~both, (images[recorded] + images[computed]) / 2)
+        best: images[computed]
+        .where(corrected, images[recorded])
+        .where(~both, (images[recorded] + images[computed]) / 2)
         for best, recorded, computed in (("best_lon", "lon", "computed_lon"), ("best_lat", "lat", "computed_lat"))
     }
     altitudes = images[["altitude_m", "computed_altitude_m"]]

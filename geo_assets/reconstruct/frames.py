@@ -35,9 +35,7 @@ class Similarity:
 
     def after(self, first: Similarity) -> Similarity:
         """The similarity that applies ``first`` and then this one."""
-        return Similarity(
-            self.scale * first.scale, self.rotation @ first.rotation, self(first.translation[None])[0]
-        )
+        return Similarity(self.scale * first.scale, self.rotation @ first.rotation, self(first.translation[None])[0])
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,7 @@ def align(
         seed: of the sampling that finds a start in spite of gross errors.
     """
     upright = _upright(rotations)
-    start = _level_similarity(centres @ upright.T, priors, sigma_m, seed).after(
-        Similarity(1.0, upright, np.zeros(3))
-    )
+    start = _level_similarity(centres @ upright.T, priors, sigma_m, seed).after(Similarity(1.0, upright, np.zeros(3)))
     similarity = _refined(start, centres, rotations, priors, sigma_m, roll_sigma_deg)
     # Soft-L1 bounds the pull of a gross error but does not end it; the second fit does without them.
     near = (np.abs(similarity(centres) - priors) < _GROSS * sigma_m).all(axis=1)

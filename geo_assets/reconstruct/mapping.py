@@ -116,9 +116,7 @@ def _best_model(task: Task, *, upright: bool) -> tuple[str, pycolmap.Reconstruct
     attempts: dict[str, Callable[[], list[pycolmap.Reconstruction]]] = {
         "global_gravity": lambda: _global(task, use_gravity=True),
         "global": lambda: _global(task, use_gravity=False),
-        "incremental": lambda: (
-            _incremental(task, min_tri_angle_deg=8.0) or _incremental(task, min_tri_angle_deg=4.0)
-        ),
+        "incremental": lambda: _incremental(task, min_tri_angle_deg=8.0) or _incremental(task, min_tri_angle_deg=4.0),
     }
     if not upright:
         del attempts["global_gravity"]

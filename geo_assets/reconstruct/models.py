@@ -34,9 +34,7 @@ class Models:
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 6)))  # [n, 6] east, north, up [m], red, green, blue
 
 
-def map_box(
-    lake: Lake, city: str, box: str, options: Reconstruct, log: Callable[[str], None] | None = None
-) -> Models:
+def map_box(lake: Lake, city: str, box: str, options: Reconstruct, log: Callable[[str], None] | None = None) -> Models:
     """Map the components of a box's verified graph and publish the models under ``files/models``.
 
     The folder holds ``0/``, ``1/``, ... (COLMAP binary, east-north-up metres) and ``geo.json`` with the frame.

@@ -55,8 +55,8 @@ def splat_of_box(lake: Lake, city: str, box: str, options: Splats, log: Log) -> 
         TrainingError: the engine failed, or what it made does not fit the photos' frame.
     """
     where = {"city": city, "box": box}
-    models = lake.read("sparse_models", **where)
-    placed = models[models.status == "placed"].sort_values("component")
+    models = lake.read("sparse_models", city=city, box=box)
+    placed = models.query("status == 'placed'").sort_values("component")
     if placed.empty:
         log(
             f"splat_ply[{box}|{city}]: no placed sparse model ({', '.join(models.status) or 'no photos'}); nothing to train."
@@ -68,8 +68,7 @@ def splat_of_box(lake: Lake, city: str, box: str, options: Splats, log: Log) -> 
             f"splat_ply[{box}|{city}]: the sparse model has {model.n_registered} registered photos and {model.n_points} points; at least {FEWEST_PHOTOS} photos are needed (20 or more recommended). See sparse_models."
         )
         return not_trained("too_few")
-    cameras = lake.read("model_cameras", **where)
-    cameras = cameras[cameras.component == model.component]
+    cameras = lake.read("model_cameras", city=city, box=box).query(f"component == {int(model.component)}")
     with tempfile.TemporaryDirectory(prefix="geo_assets_splat_") as folder:
         scratch = Path(folder)
         dataset, out = scratch / "dataset", scratch / "out"
@@ -83,7 +82,7 @@ def splat_of_box(lake: Lake, city: str, box: str, options: Splats, log: Log) -> 
                 dataset,
                 max_image_px=options.max_image_px,
                 threads=options.threads,
-                sequences=_sequences(lake, where),
+                sequences=_sequences(lake, city, box),
             )
         with lake.local(lake.key("models", "geo.json", **where)) as geo:
             frame = read_frame(geo)
@@ -197,8 +196,8 @@ def _link(source: Path, target: Path, *, copy: bool) -> None:
     shutil.copyfile(source, target) if copy else target.symlink_to(source.absolute())
 
 
-def _sequences(lake: Lake, where: dict[str, str]) -> dict[str, str]:
-    images = lake.read_if_any("gps_db", ["image_id", "sequence_id"], **where)
+def _sequences(lake: Lake, city: str, box: str) -> dict[str, str]:
+    images = lake.read_if_any("gps_db", ["image_id", "sequence_id"], city=city, box=box)
     return {f"{i}.jpg": s for i, s in zip(images.image_id, images.sequence_id.fillna(""), strict=True)}
 
 

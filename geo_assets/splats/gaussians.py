@@ -78,7 +78,7 @@ class Gaussians:
     @property
     def opacities(self) -> Floats:
         """Opacities from 0 to 1 [N]."""
-        return 1 / (1 + np.exp(-self.opacity_logits))
+        return (1 / (1 + np.exp(-self.opacity_logits))).astype(np.float32)
 
     @property
     def sh(self) -> Floats:

@@ -39,7 +39,7 @@ def judge(gaussians: Gaussians, views: Iterable[View], split: str) -> list[Score
     loss, scores = Loss(), []
     for view in views:
         image = render(gaussians, view.camera)
-        photo = view.photo.astype(np.float32) / 255
+        photo = (view.photo / np.float32(255)).astype(np.float32)
         _, ssim, _ = loss(image, view.photo)
         fitted = psnr_db(colour_fitted(image, photo), photo)
         scores.append(Score(view.image_id, split, psnr_db(image, photo), ssim, fitted))

@@ -28,6 +28,7 @@ PAGE_FROM_ENU = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 """The viewer expects y down in a file, as most trainers have it; ours is z up, so the page gets a turned copy."""
 
 _BOOTSTRAP = re.compile(r'(<script type="application/json" id="sse-bootstrap">)(.*?)(</script>)', re.DOTALL)
+_ANIMATED = "noanim: url.searchParams.has('noanim')"
 _TITLE = re.compile(r"<title>.*?</title>", re.DOTALL)
 _SKY = (0.74, 0.80, 0.87)
 
@@ -57,7 +58,9 @@ def viewer_page(gaussians: Gaussians, camera: Camera, *, title: str) -> str:
     # In JSON "</" may be written "<\/"; as such it cannot end the script element.
     text = json.dumps(bootstrap).replace("</", "<\\/")
     page, n = _BOOTSTRAP.subn(lambda m: m[1] + text + m[3], template)
-    if n != 1:
+    # By itself the viewer turns around the target, which is nothing to look at from inside a street.
+    page, still = page.replace(_ANIMATED, "noanim: !url.searchParams.has('anim')"), page.count(_ANIMATED)
+    if n != 1 or still != 1:
         raise GeoAssetsError(
             "The vendored viewer page has no place for a splat. Rebuild it: node tools/vendor_viewer.mjs"
         )

@@ -31,7 +31,7 @@ def test_every_image_of_the_world_is_in_exactly_one_box(finished_demo: Lake) -> 
     from geo_assets.demo.world import demo_world
 
     found = [i for box in BOXES for i in finished_demo.read("image_metadata", city="demo", box=box)["image_id"]]
-    assert sorted(found) == sorted(image.image_id for image in demo_world().images)
+    assert sorted(found) == sorted(image.id for image in demo_world().images)
 
 
 def test_every_certificate_is_complete(finished_demo: Lake) -> None:

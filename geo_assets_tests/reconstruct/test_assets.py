@@ -11,7 +11,7 @@ import pytest
 from geo_assets.lake import Lake
 from geo_assets.partitions import partition_key
 from geo_assets.reconstruct.assets import ASSETS, gps_db, match_pairs, sparse_models
-from geo_assets.reconstruct.checks import CHECKS, registered_share
+from geo_assets.reconstruct.checks import CHECKS, share_verdict
 from geo_assets.resources import LakeResource
 from geo_assets.tables import TABLES
 from geo_assets_tests.reconstruct.test_models import image_rows, pair_rows
@@ -70,22 +70,13 @@ def test_neighbours_are_upstream():
     [(9, True, None), (7, False, dg.AssetCheckSeverity.WARN), (3, False, dg.AssetCheckSeverity.ERROR)],
 )
 def test_the_registered_share_warns_before_it_fails(
-    tmp_path: Path, registered: int, passed: bool, severity: dg.AssetCheckSeverity | None
+    registered: int, passed: bool, severity: dg.AssetCheckSeverity | None
 ):
-    row = {"component": 0, "status": "placed", "n_images": 12, "n_home_images": 10, "n_home_registered": registered}
-    frame = pd.DataFrame([row]).reindex(columns=[c.name for c in TABLES["sparse_models"].columns])
-    Lake(tmp_path).write("sparse_models", frame, city="demo", box="r00c00")
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize(
-            [registered_share],
-            selection=dg.AssetSelection.checks(registered_share),
-            partition_key=partition_key("demo", "r00c00"),
-            resources={"lake": LakeResource(root=str(tmp_path))},
-            instance=instance,
-        )
-    (evaluation,) = result.get_asset_check_evaluations()
-    assert evaluation.passed == passed
-    assert severity is None or evaluation.severity == severity
+    row = {"status": "placed", "n_home_images": 10, "n_home_registered": registered}
+    lost = {"status": "unplaced", "n_home_images": 10, "n_home_registered": 10 - registered}
+    verdict = share_verdict(pd.DataFrame([row, lost]))
+    assert verdict.passed == passed
+    assert severity is None or verdict.severity == severity
 
 
 def test_too_few_images_are_no_failure(tmp_path: Path):

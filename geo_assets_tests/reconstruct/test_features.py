@@ -59,7 +59,7 @@ def lake_with(root: Path, west: list[dict], east: list[dict] | None = None) -> L
 def test_ids_are_stable_positive_and_distinct():
     names = [f"{k}" for k in range(3000)]
     ids = stable_ids(names)
-    assert len(set(ids)) == 3000 and 0 < min(ids) and max(ids) < 2**31 - 1
+    assert len(set(ids)) == 3000 and min(ids) > 0 and max(ids) < 2**31 - 1
     assert stable_ids(["77", "abc"]) == [ids[77], stable_ids(["abc"])[0]]
     assert stable_ids(["a", "b", "a"])[0] == stable_ids(["a"])[0]
 
@@ -160,7 +160,11 @@ def test_one_camera_for_each_sequence_and_size():
     cameras = cameras_of(frame)
     assert len(cameras) == 3 and cameras.camera_id.is_unique
     known, guessed = cameras[cameras.sequence_id == "a"].iloc[0], cameras[cameras.sequence_id == "b"].iloc[0]
-    assert known.model == "RADIAL" and known.parameters == pytest.approx([0.81 * 400, 200, 150, 0.1, 0]) and known.known_focal
+    assert (
+        known.model == "RADIAL"
+        and known.parameters == pytest.approx([0.81 * 400, 200, 150, 0.1, 0])
+        and known.known_focal
+    )
     assert guessed.model == "SIMPLE_RADIAL" and guessed.parameters[0] == 0.85 * 400 and not guessed.known_focal
 
 

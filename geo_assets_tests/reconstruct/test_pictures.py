@@ -16,7 +16,9 @@ def test_pictures_stay_small_enough_for_the_event_log():
     images = crowd(3000)
     rng = np.random.default_rng(1)
     ends = rng.integers(0, 3000, (20_000, 2)).astype(str)
-    pairs = pd.DataFrame({"image_id_a": ends[:, 0], "image_id_b": ends[:, 1], "n_inliers": rng.integers(0, 900, 20_000)})
+    pairs = pd.DataFrame(
+        {"image_id_a": ends[:, 0], "image_id_b": ends[:, 1], "n_inliers": rng.integers(0, 900, 20_000)}
+    )
     pairs["verified"] = pairs.n_inliers >= 15
     points = np.column_stack([rng.normal(0, 200, (4000, 3)), rng.uniform(0, 255, (4000, 3))])
     made = [

@@ -61,7 +61,9 @@ def test_an_exception_in_the_child_names_its_cause(tmp_path: Path):
 
 
 def test_the_parent_does_not_import_colmap():
-    code = "import sys, geo_assets.reconstruct.models, geo_assets.reconstruct.stage; sys.exit('pycolmap' in sys.modules)"
+    code = (
+        "import sys, geo_assets.reconstruct.models, geo_assets.reconstruct.stage; sys.exit('pycolmap' in sys.modules)"
+    )
     import subprocess
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -24,7 +24,7 @@ from geo_assets.splats.ply import read_ply, write_ply
 from geo_assets.tables import TABLES
 from geo_assets_tests.splats.scenes import blobs, ring, scene_of, write_colmap
 
-WHERE = {"city": "demo", "box": "r00c00"}
+CITY, BOX = "demo", "r00c00"
 OPTIONS = Splats(engine="cpu", steps=60, max_splats=300, threads=1, max_image_px=64)
 
 
@@ -42,14 +42,14 @@ def put_model(lake: Lake, folder: Path, scene: Scene, **model: object) -> None:
     """What the reconstruct room leaves behind for a box."""
     write_colmap(scene, folder / "models" / "0", folder / "photos")
     (folder / "models" / "geo.json").write_text(json.dumps(splat_reference(LocalFrame(11.575, 48.137, 565))))
-    lake.publish(folder / "models", lake.key("models", **WHERE))
+    lake.publish(folder / "models", lake.key("models", city=CITY, box=BOX))
     for path in (folder / "photos").iterdir():
-        lake.put_bytes(lake.key("images", path.name, **WHERE), path.read_bytes())
+        lake.put_bytes(lake.key("images", path.name, city=CITY, box=BOX), path.read_bytes())
     row = {"component": 0, "status": "placed", "n_registered": len(scene.views), "n_points": len(scene.points)}
-    path_of = {"path": lake.key("models", "0", **WHERE)}
-    lake.write("sparse_models", frame_of("sparse_models", row | path_of | model), **WHERE)
-    cameras = [{"image_id": v.image_id, "component": 0, "home_box": WHERE["box"]} for v in scene.views]
-    lake.write("model_cameras", frame_of("model_cameras", *cameras), **WHERE)
+    path_of = {"path": lake.key("models", "0", city=CITY, box=BOX)}
+    lake.write("sparse_models", frame_of("sparse_models", row | path_of | model), city=CITY, box=BOX)
+    cameras = [{"image_id": v.image_id, "component": 0, "home_box": BOX} for v in scene.views]
+    lake.write("model_cameras", frame_of("model_cameras", *cameras), city=CITY, box=BOX)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def _folder(path: Path) -> Path:
 
 def test_a_box_is_trained_and_published(lake: Lake, tmp_path: Path) -> None:
     put_model(lake, tmp_path, scene_of(blobs(), ring(16, turn=1.6)))
-    made = splat_of_box(lake, **WHERE, options=OPTIONS, log=quiet)
+    made = splat_of_box(lake, city=CITY, box=BOX, options=OPTIONS, log=quiet)
     row = made.splat.iloc[0]
     assert (row.status, row.engine, row.steps, row.n_train, row.n_holdout) == ("trained", "cpu", 60, 14, 2)
     assert (row.width, row.height) == (64, 48)
@@ -75,15 +75,15 @@ def test_a_box_is_trained_and_published(lake: Lake, tmp_path: Path) -> None:
     ]
     assert len(read_ply(lake.get_bytes(f"{row.path}/splat.ply"))) == row.n_splats
     assert json.loads(lake.get_bytes(f"{row.path}/train.json"))["curve"]
-    lake.write("splat_ply", made.splat, **WHERE)
-    lake.write("splat_views", made.views, **WHERE)
-    assert lake.read("splat_views", **WHERE).split.value_counts().to_dict() == {"train": 14, "holdout": 2}
+    lake.write("splat_ply", made.splat, city=CITY, box=BOX)
+    lake.write("splat_views", made.views, city=CITY, box=BOX)
+    assert lake.read("splat_views", city=CITY, box=BOX).split.value_counts().to_dict() == {"train": 14, "holdout": 2}
 
 
 def test_three_photos_are_enough_and_one_is_held_out(lake: Lake, tmp_path: Path) -> None:
     put_model(lake, tmp_path, scene_of(blobs(), ring(3, turn=0.3)))
     said: list[str] = []
-    made = splat_of_box(lake, **WHERE, options=OPTIONS, log=said.append)
+    made = splat_of_box(lake, city=CITY, box=BOX, options=OPTIONS, log=said.append)
     assert (made.figures["n_train"], made.figures["n_holdout"]) == (2, 1)
     assert any("20 or more are recommended" in line for line in said)
 
@@ -99,21 +99,21 @@ def test_three_photos_are_enough_and_one_is_held_out(lake: Lake, tmp_path: Path)
 )
 def test_what_cannot_be_trained_is_a_result(lake: Lake, tmp_path: Path, model: dict, status: str) -> None:
     put_model(lake, tmp_path, scene_of(blobs(), ring(3)), **model)
-    made = splat_of_box(lake, **WHERE, options=OPTIONS, log=quiet)
+    made = splat_of_box(lake, city=CITY, box=BOX, options=OPTIONS, log=quiet)
     assert made.splat.status.to_list() == [status]
     assert made.figures["n_splats"] == 0
 
 
 def test_a_box_without_photos(lake: Lake) -> None:
-    lake.write("sparse_models", TABLES["sparse_models"].empty(), **WHERE)
-    assert splat_of_box(lake, **WHERE, options=OPTIONS, log=quiet).splat.status.to_list() == ["empty"]
+    lake.write("sparse_models", TABLES["sparse_models"].empty(), city=CITY, box=BOX)
+    assert splat_of_box(lake, city=CITY, box=BOX, options=OPTIONS, log=quiet).splat.status.to_list() == ["empty"]
 
 
 def test_photos_that_are_not_in_the_lake_are_named(lake: Lake, tmp_path: Path) -> None:
     put_model(lake, tmp_path, scene_of(blobs(), ring(4)))
-    (tmp_path / "lake" / lake.key("images", "002.jpg", **WHERE)).unlink()
+    (tmp_path / "lake" / lake.key("images", "002.jpg", city=CITY, box=BOX)).unlink()
     with pytest.raises(SourceError, match=r"1 of 4 photos .*002\.jpg"):
-        splat_of_box(lake, **WHERE, options=OPTIONS, log=quiet)
+        splat_of_box(lake, city=CITY, box=BOX, options=OPTIONS, log=quiet)
 
 
 class _Engine:
@@ -148,7 +148,7 @@ def test_engines_that_fail(
     put_model(lake, tmp_path, scene_of(blobs(), ring(4, turn=0.5)))
     monkeypatch.setattr(box_module, "choose_engine", lambda wanted, log: engine)
     with pytest.raises(TrainingError, match=said):
-        splat_of_box(lake, **WHERE, options=OPTIONS, log=quiet)
+        splat_of_box(lake, city=CITY, box=BOX, options=OPTIONS, log=quiet)
 
 
 def test_the_assets_and_their_check(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

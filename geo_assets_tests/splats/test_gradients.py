@@ -117,6 +117,6 @@ def test_loss_gradient() -> None:
 
 def test_loss_of_equal_images() -> None:
     photo = np.random.default_rng(1).integers(0, 256, (20, 33, 3)).astype(np.uint8)
-    value, ssim, _ = Loss()(photo.astype(np.float32) / 255, photo)
+    value, ssim, _ = Loss()((photo / np.float32(255)).astype(np.float32), photo)
     assert value == pytest.approx(0, abs=1e-4)
     assert ssim == pytest.approx(1, abs=1e-4)

@@ -25,7 +25,7 @@ def quiet(line: str) -> None:
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    return scene_of(blobs(), ring(16, turn=1.6))
+    return scene_of(blobs(), ring(24, turn=1.6), n_points=150)
 
 
 def request_for(folder: Path, **other: object) -> SplatRequest:
@@ -35,7 +35,7 @@ def request_for(folder: Path, **other: object) -> SplatRequest:
 
 
 def test_held_out_photos_become_better_by_more_than_8_db(scene: Scene, tmp_path: Path) -> None:
-    request = request_for(tmp_path)
+    request = request_for(tmp_path, learning_rate_scale=4.0)
     held_out, trained = scene.held_out(5), scene.trained(5)
     start = initial_gaussians(scene, trained, max_splats=400, degree=1, seed=0)
     before = mean(judge(start, held_out, "holdout"), "psnr_db")

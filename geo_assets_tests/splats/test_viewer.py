@@ -39,6 +39,7 @@ def test_the_page_holds_the_splat_and_the_camera() -> None:
     pose = bootstrap["settings"]["cameras"][0]["initial"]
     assert pose["position"] == pytest.approx([-camera.centre[0], camera.centre[2], camera.centre[1]])
     assert pose["fov"] == pytest.approx(2 * np.degrees(np.arctan(24 / 60)))
+    assert "noanim: !url.searchParams.has('anim')" in page
     assert "<title>A &lt;/title&gt;&lt;script&gt; street</title>" in page
 
 

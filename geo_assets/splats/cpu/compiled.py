@@ -28,9 +28,10 @@ _use_writable_cache()
 
 import numba  # noqa: E402  (reads NUMBA_CACHE_DIR when it is imported)
 import numpy as np  # noqa: E402
+from numba.core import config  # noqa: E402
 
 if os.environ.get("NUMBA_CACHE_DIR"):
-    numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]  # where numba was imported before us
+    config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]  # where numba was imported before us
 
 f32 = np.float32
 prange = numba.prange
@@ -49,6 +50,6 @@ def parallel_kernel(function: Any) -> Any:
 
 def use_threads(wanted: int) -> int:
     """Set how many threads the kernels use; 0 means up to four. Returns the number set."""
-    count = max(1, min(wanted or 4, os.cpu_count() or 1, numba.config.NUMBA_NUM_THREADS))
+    count = max(1, min(wanted or 4, os.cpu_count() or 1, config.NUMBA_NUM_THREADS))
     numba.set_num_threads(count)
     return count

@@ -75,8 +75,21 @@ class Ellipses(NamedTuple):
     @classmethod
     def room_for(cls, n: int) -> Ellipses:
         """Buffers for n Gaussians."""
-        floats = [np.zeros(s, np.float32) for s in ((n, 2), (n, 3), (n,), (n,), (n, 3), (n,))]
-        return cls(*floats, np.zeros((n, 4), np.int32), np.zeros(n, np.int32), np.zeros((n, 3), np.uint8))
+
+        def zeros(*shape: int) -> Floats:
+            return np.zeros(shape, np.float32)
+
+        return cls(
+            centres=zeros(n, 2),
+            conics=zeros(n, 3),
+            half_height=zeros(n),
+            depths=zeros(n),
+            colours=zeros(n, 3),
+            opacities=zeros(n),
+            tiles=np.zeros((n, 4), np.int32),
+            n_tiles=np.zeros(n, np.int32),
+            clamped=np.zeros((n, 3), np.uint8),
+        )
 
 
 @kernel
