@@ -148,6 +148,8 @@ class Materializer:
             run_config={"loggers": {"console": {"config": {"log_level": self.log_level}}}},
         )
         seconds = time.monotonic() - began
+        if _was_interrupted(result):
+            raise KeyboardInterrupt
         if result.success:
             self.outcome.done.append(work)
             if not quiet:
@@ -232,6 +234,12 @@ def _figures(result: dg.ExecuteInProcessResult) -> str:
             if value is not None and isinstance(value.value, int | float):
                 found[noun] = f"{value.value:.1f} {noun}" if noun == "dB" else f"{value.value:g} {noun}"
     return "  " + ", ".join(found.values()) if found else ""
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether Ctrl-C or a termination ended the run; Dagster records it as a failed step and goes on."""
+    errors = (getattr(e.event_specific_data, "error", None) for e in result.all_node_events if e.is_failure)
+    return any(error is not None and "DagsterExecutionInterruptedError" in error.to_string() for error in errors)
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:

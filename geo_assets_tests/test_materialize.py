@@ -1,5 +1,7 @@
 """The materializer, over a small graph of the real partitions whose assets only write what they were asked."""
 
+import os
+import signal
 from pathlib import Path
 
 import dagster as dg
@@ -123,6 +125,20 @@ def test_what_reads_a_whole_city_waits_for_its_boxes_and_follows_them(world: Wor
     world.runs.clear()
     world.materializer().run("splat_city", ["demo"])
     assert world.runs == [("splat_city", "demo")]
+
+
+def test_an_interrupt_ends_everything_and_not_only_a_step(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = world.lake.write
+
+    def interrupted(table: str, *args, **partition):
+        if table == "gps_db":
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(table, *args, **partition)
+
+    monkeypatch.setattr(world.lake, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        world.materializer().run("sparse_models", ["demo"])
+    assert [run for run in world.runs if run[0] == "sparse_models"] == []
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from geo_assets.partitions import box_key, city_boxes, touching_boxes
+from geo_assets.lake import Lake
+from geo_assets.partitions import BoxKey, box_key, city_boxes, touching_boxes
 from geo_assets.reporting import failures, picture, plain, table_facts
 from geo_assets.resources import LakeResource
 from geo_assets.settings import load
@@ -14,6 +15,12 @@ OWNERS = ["team:reconstruct"]
 def _around(name: str) -> dg.AssetDep:
     """The asset in the box and in the boxes that touch it."""
     return dg.AssetDep(dg.AssetKey(name), partition_mapping=touching_boxes)
+
+
+def _outside(store: Lake, key: BoxKey, *tables: str) -> dg.MaterializeResult:
+    """What a box outside its city's grid leaves behind: empty tables."""
+    facts = [store.write(table, TABLES[table].empty(), note=None, **key.partition) for table in tables]
+    return dg.MaterializeResult(metadata=table_facts(facts[-1]) | {"n_images": 0})
 
 
 @dg.asset(
@@ -29,8 +36,7 @@ def gps_db(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Material
     """COLMAP database of the box and its margin: features of each image and its GPS pose prior with covariance."""
     key, store = box_key(context), lake.open()
     if not key.in_grid:
-        facts = store.write("gps_db", TABLES["gps_db"].empty(), **key.partition)
-        return dg.MaterializeResult(metadata=table_facts(facts) | {"n_images": 0})
+        return _outside(store, key, "gps_db")
     from geo_assets.reconstruct import features, pictures
 
     with failures():
@@ -52,6 +58,8 @@ def gps_db(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Material
 def match_pairs(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Pairs of images worth matching, the reason of each, and the matches that agree with a two-view geometry."""
     key, store = box_key(context), lake.open()
+    if not key.in_grid:
+        return _outside(store, key, "match_pairs")
     from geo_assets.reconstruct import pairs, pictures
 
     with failures():
@@ -74,6 +82,8 @@ def match_pairs(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
 def sparse_models(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """COLMAP models of the box in metres, east-north-up, at their true place; one row a component."""
     key, store = box_key(context), lake.open()
+    if not key.in_grid:
+        return _outside(store, key, "model_cameras", "sparse_models")
     from geo_assets.reconstruct import models, pictures
 
     with failures():

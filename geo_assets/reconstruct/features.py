@@ -95,7 +95,7 @@ def gps_database(
                 "database": str(published / DATABASE),
                 "images_folder": str(scratch / "images"),
                 "cameras": _records(cameras),
-                "images": _records(images[_FOR_COLMAP]),
+                "images": _records(pd.DataFrame(images[_FOR_COLMAP])),
                 "upright": upright_features(images),
                 "max_image_px": options.max_image_px,
                 "max_features": options.max_features,
@@ -119,7 +119,8 @@ def gps_database(
         "upright_features": upright_features(images),
         "origin": note["origin"],
     }
-    return Database(images[[c.name for c in TABLES["gps_db"].columns]], note, figures)
+    rows = pd.DataFrame(images[[c.name for c in TABLES["gps_db"].columns]])
+    return Database(rows, note, figures)
 
 
 _FOR_COLMAP = [
@@ -157,8 +158,8 @@ def images_around(
         where = {"city": city, "box": name}
         if name != box and not lake.has("image_files", **where):
             continue
-        metadata, files = lake.read("image_metadata", **where), lake.read("image_files", **where)
-        files = files[files.status == "done"][["image_id", "path", "sha256", "width", "height"]]
+        metadata, files = (lake.read(table, None, **where) for table in ("image_metadata", "image_files"))
+        files = pd.DataFrame(files[files.status == "done"][["image_id", "path", "sha256", "width", "height"]])
         images = metadata.drop(columns=["width", "height"]).merge(files, on="image_id", how="inner")
         images = with_best_position(images, options.gps_sigma_m)
         if name != box:
@@ -175,7 +176,11 @@ def images_around(
     fisheye = ~panorama & (images.camera_type == "fisheye")
     nowhere = ~panorama & ~fisheye & (images.best_lon.isna() | images.best_lat.isna())
     left_out = {"panorama": int(panorama.sum()), "fisheye": int(fisheye.sum()), "no_position": int(nowhere.sum())}
-    kept = images[~panorama & ~fisheye & ~nowhere].sort_values("image_id", kind="stable").reset_index(drop=True)
+    kept = (
+        pd.DataFrame(images[~panorama & ~fisheye & ~nowhere])
+        .sort_values("image_id", kind="stable")
+        .reset_index(drop=True)
+    )
     return kept, left_out
 
 
@@ -261,7 +266,9 @@ def cameras_of(images: pd.DataFrame) -> pd.DataFrame:
         ``known_focal``.
     """
     rows = []
-    for (sequence_id, width, height), group in images.groupby(["sequence_id", "width", "height"], sort=True):
+    keys: Any
+    for keys, group in images.groupby(["sequence_id", "width", "height"], sort=True):
+        sequence_id, width, height = keys
         given = [list(p) for p in group.camera_parameters if p is not None and len(p) >= 3 and p[0] > 0]
         longer = max(width, height)
         if given:
@@ -311,4 +318,4 @@ def local_images(lake: Lake, files: Iterable[tuple[str, str]], folder: Path) -> 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON can hold them."""
-    return json.loads(frame.to_json(orient="records", double_precision=15))
+    return json.loads(str(frame.to_json(orient="records", double_precision=15)))

@@ -119,7 +119,7 @@ def rotation_between(a: Array, b: Array) -> Array:
     if cosine < -1 + 1e-9:  # opposite: half a turn about any axis across
         axis = np.cross(a, np.eye(3)[np.argmin(np.abs(a))])
         axis /= np.linalg.norm(axis)
-        return 2 * np.outer(axis, axis) - np.eye(3)
+        return np.asarray(2 * np.outer(axis, axis) - np.eye(3), float)
     k = _skew(np.cross(a, b))
     return np.eye(3) + k + k @ k / (1 + cosine)
 

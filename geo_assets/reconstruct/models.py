@@ -45,7 +45,7 @@ def map_box(lake: Lake, city: str, box: str, options: Reconstruct, log: Callable
         ReconstructionError: COLMAP failed.
     """
     where = {"city": city, "box": box}
-    images, pairs = lake.read("gps_db", **where), lake.read("match_pairs", **where)
+    images, pairs = lake.read("gps_db", None, **where), lake.read("match_pairs", None, **where)
     note = lake.note("gps_db", **where)
     counts = {"n_images": len(images), "n_home_images": int((images.home_box == box).sum())}
     if images.empty:
@@ -114,7 +114,7 @@ def camera_rows(rows: list[dict[str, Any]], images: pd.DataFrame, frame: LocalFr
     cameras = pd.DataFrame(rows).sort_values("component", kind="stable").drop_duplicates("image_id")
     lon, lat, alt = frame.geodetic(cameras[["east_m", "north_m", "up_m"]].to_numpy())
     cameras = cameras.assign(lon=lon, lat=lat, alt_m=alt)
-    return cameras.merge(images[["image_id", "home_box"]], on="image_id")[columns]
+    return pd.DataFrame(cameras.merge(images[["image_id", "home_box"]], on="image_id")[columns])
 
 
 def model_rows(
@@ -172,5 +172,5 @@ def _files(lake: Lake, city: str, images: pd.DataFrame) -> list[tuple[str, str]]
 
 def _priors(images: pd.DataFrame) -> list[dict[str, Any]]:
     columns = ["east_m", "north_m", "up_m", "sigma_xy_m", "sigma_z_m"]
-    rows = images[columns].to_dict("records")
+    rows = pd.DataFrame(images[columns]).to_dict("records")
     return [{"name": image_name(i)} | row for i, row in zip(images.image_id, rows, strict=True)]

@@ -72,7 +72,7 @@ def match_box(
         ReconstructionError: COLMAP failed.
     """
     cameras = lake.read("gps_db", city=city, box=box)
-    usable = cameras[cameras.n_keypoints > 0]
+    usable = pd.DataFrame(cameras[cameras.n_keypoints > 0])
     if usable.empty:
         return Matched(TABLES["match_pairs"].empty(), {"n_images": len(cameras), "n_pairs": 0, "n_verified": 0})
     chosen = choose_pairs(usable)
@@ -107,7 +107,7 @@ def with_inliers(chosen: pd.DataFrame, found: list[list[Any]]) -> pd.DataFrame:
     counts = frame[["n_matches", "n_inliers"]].fillna(0).astype("int64")
     frame = frame.assign(**{c: counts[c] for c in counts}, geometry=frame.geometry.fillna("UNDEFINED"))
     frame["verified"] = (frame.n_inliers >= MIN_INLIERS) & frame.geometry.isin(GEOMETRIES)
-    return frame[[c.name for c in TABLES["match_pairs"].columns]]
+    return pd.DataFrame(frame[[c.name for c in TABLES["match_pairs"].columns]])
 
 
 def pair_figures(cameras: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def pair_pictures(images: pd.DataFrame, pairs: pd.DataFrame) -> bytes:
     figure = Figure(figsize=(7.2, 3.4), dpi=72, layout="constrained")
     plan, histogram = figure.subplots(1, 2)
     _dress(plan, "verified pairs")
-    verified = pairs[pairs.verified.astype(bool)]
+    verified = pd.DataFrame(pairs[pairs.verified.astype(bool)])
     plan.add_collection(_lines(images, verified))
     plan.scatter(images.east_m, images.north_m, s=7, color=_GPS, zorder=2)
     tried = pairs.n_inliers.clip(lower=1)
@@ -76,6 +76,7 @@ def model_map(images: pd.DataFrame, cameras: pd.DataFrame, points: Array) -> byt
     if len(around):  # a few points kilometres away would hide the street
         (west, south), (east, north) = around.min(0) - 15, around.max(0) + 15
         axes.set(xlim=(west, east), ylim=(south, north))
+        axes.set_aspect("equal", adjustable="box")
     return png(figure)
 
 

@@ -142,12 +142,13 @@ def train_dataset(
         tell(f"Only {len(scene.views)} photos: 20 or more are recommended, fewer are learnt by heart.")
     result = engine.train(request, tell)
     shutil.rmtree(scratch, ignore_errors=True)
-    gaussians, dropped = _checked(result)
+    gaussians = _checked(result)
     write_ply(out / "splat.ply", gaussians)
     if result.ply_path != out / "splat.ply" and result.ply_path.parent == out:
         result.ply_path.unlink()
     start, scores = _judged(scene, gaussians, request)
-    figures = _figures(scene, result, start, scores, out / "splat.ply") | {"dropped": dropped}
+    figures = _figures(scene, result, start, scores, out / "splat.ply")
+    figures |= {"n_splats": len(gaussians), "dropped": result.n_splats - len(gaussians)}
     _check_frame(result, figures)
     best = median_view(scene.views, [s for s in scores if s.split == "holdout"] or scores)
     side_by_side, sheet = compare(gaussians, best), contact_sheet(gaussians, scene)
@@ -211,14 +212,14 @@ def _scratch(name: str) -> Path:
     return folder
 
 
-def _checked(result: SplatResult) -> tuple[Gaussians, int]:
-    """The Gaussians of an engine's PLY, fit for viewers, and how many were dropped."""
+def _checked(result: SplatResult) -> Gaussians:
+    """The Gaussians of an engine's PLY that are fit for viewers."""
     if not result.ply_path.exists():
         raise TrainingError(f"{result.engine} finished but wrote no PLY at {result.ply_path.name}. See train.log.")
     found = cleaned(read_ply(result.ply_path))
     if not len(found.gaussians):
         raise TrainingError(f"{result.engine} wrote a PLY in which no Gaussian is visible and finite. See train.log.")
-    return found.gaussians, found.n_nonfinite + found.n_invisible
+    return found.gaussians
 
 
 def _judged(scene: Scene, gaussians: Gaussians, request: SplatRequest) -> tuple[list[Score], list[Score]]:

@@ -120,3 +120,14 @@ class Scene:
         """Radius of the camera path: 1.1 times the 95th percentile of the distance to the mean camera."""
         centres = np.array([view.camera.centre for view in self.views])
         return max(1.1 * float(np.quantile(np.linalg.norm(centres - centres.mean(0), axis=1), 0.95)), 1e-3)
+
+    @property
+    def reach(self) -> float:
+        """How far the photos look, the measure of steps and sizes in training: a long street is not a large object.
+
+        The median depth of what the photos observe, at most :attr:`extent`.
+        """
+        depths = [view.camera.project(self.points[view.point_rows])[2] for view in self.views]
+        seen = np.concatenate(depths) if depths else np.zeros(0)
+        seen = seen[seen > 0]
+        return min(self.extent, max(float(np.median(seen)), 1e-3)) if len(seen) else self.extent

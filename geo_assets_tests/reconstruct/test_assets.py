@@ -51,6 +51,14 @@ def test_a_box_without_images_is_an_empty_partition_that_passes_its_checks(tmp_p
         assert metadata["n_images"].value == 0 and metadata["dagster/row_count"].value == 0
 
 
+def test_a_box_outside_the_grid_is_an_empty_partition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from geo_assets.partitions import BoxKey
+
+    monkeypatch.setattr(BoxKey, "in_grid", property(lambda _: False))
+    result = materialize(tmp_path)
+    assert result.success and Lake(tmp_path).read("model_cameras", None, city="demo", box="r00c00").empty
+
+
 def test_a_box_that_was_not_harvested_fails_with_what_to_do(tmp_path: Path):
     result = materialize(tmp_path)
     assert not result.success
@@ -82,7 +90,7 @@ def test_the_registered_share_warns_before_it_fails(
 def test_too_few_images_are_no_failure(tmp_path: Path):
     lake, where = Lake(tmp_path), {"city": "demo", "box": "r00c00"}
     lake.write("gps_db", image_rows(3), note={"origin": [11.5, 48.1, 500.0]}, **where)
-    lake.write("match_pairs", pair_rows([(0, 1), (1, 2)]), **where)
+    lake.write("match_pairs", pair_rows([(0, 1), (1, 2)]), note=None, **where)
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
             [gps_db, match_pairs, sparse_models, *CHECKS],
@@ -93,4 +101,4 @@ def test_too_few_images_are_no_failure(tmp_path: Path):
         )
     assert result.success
     assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
-    assert lake.read("sparse_models", **where).status.tolist() == ["too_few"]
+    assert lake.read("sparse_models", None, **where).status.tolist() == ["too_few"]

@@ -30,7 +30,7 @@ def test_a_demo_box_stands_where_it_is(harvested: tuple[Any, Any, dict[str, Any]
     where, options = {"city": CITY, "box": box}, Reconstruct()
     made = features.gps_database(lake, CITY, box, grid, options)
     lake.write("gps_db", made.frame, note=made.note, **where)
-    lake.write("match_pairs", pairs.match_box(lake, CITY, box, options).frame, **where)
+    lake.write("match_pairs", pairs.match_box(lake, CITY, box, options).frame, note=None, **where)
     found = models.map_box(lake, CITY, box, options)
     assert found.figures["registered_share"] >= 0.95
     for _, cameras in found.cameras.groupby("component"):

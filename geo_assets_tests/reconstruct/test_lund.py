@@ -21,7 +21,7 @@ def test_lund_is_reconstructed_whole_and_in_its_place(tmp_path: Path):
     made = features.gps_database(lake, "lund", "r00c00", grid, options)
     lake.write("gps_db", made.frame, note=made.note, **where)
     matched = pairs.match_box(lake, "lund", "r00c00", options)
-    lake.write("match_pairs", matched.frame, **where)
+    lake.write("match_pairs", matched.frame, note=None, **where)
     found = models.map_box(lake, "lund", "r00c00", options)
     assert found.models.status.tolist() == ["placed"]
     best = found.models.iloc[0]

@@ -36,7 +36,7 @@ def pair_rows(pairs: list[tuple[int, int]], verified: bool = True) -> pd.DataFra
 def lake_with(root: Path, images: pd.DataFrame, pairs: pd.DataFrame) -> Lake:
     lake = Lake(root)
     lake.write("gps_db", images, note=NOTE, **WHERE)
-    lake.write("match_pairs", pairs, **WHERE)
+    lake.write("match_pairs", pairs, note=None, **WHERE)
     return lake
 
 
@@ -55,8 +55,8 @@ def test_what_cannot_be_mapped_says_why(tmp_path: Path, n: int, verified: bool, 
     made = map_box(lake, "town", "r00c00", OPTIONS)
     assert made.models.status.tolist() == [status]
     assert made.cameras.empty
-    assert lake.write("sparse_models", made.models, **WHERE).rows == 1
-    assert lake.write("model_cameras", made.cameras, **WHERE).rows == 0
+    assert lake.write("sparse_models", made.models, note=None, **WHERE).rows == 1
+    assert lake.write("model_cameras", made.cameras, note=None, **WHERE).rows == 0
 
 
 def test_an_empty_box_stays_empty(tmp_path: Path):
@@ -155,3 +155,22 @@ def test_shape_is_that_of_the_scene(street: Street):
     model = pycolmap.Reconstruction(str(street.folder / "shape" / "0"))
     found = np.array([model.find_image_with_name(name).projection_center() for name in street.names])
     assert np.linalg.norm(best_similarity(found, street.metres)(found) - street.metres, axis=1).max() < 0.05
+
+
+def test_groups_that_share_a_handful_of_points_do_not_hold_together():
+    import pycolmap
+
+    from geo_assets.reconstruct.mapping import held_together
+
+    pycolmap.set_random_seed(2)
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_frames_per_rig, options.num_points3D = 1, 12, 300
+    model = pycolmap.synthesize_dataset(options)
+    first, last = set(sorted(model.reg_image_ids())[:8]), set(sorted(model.reg_image_ids())[8:])
+    for number, point in enumerate(sorted(model.points3D)):
+        blind = set() if number < 5 else (last if number % 3 else first)
+        track = [(element.image_id, element.point2D_idx) for element in model.points3D[point].track.elements]
+        for image_id, index in track:
+            if image_id in blind:
+                model.delete_observation(image_id, index)
+    assert set(held_together(model).reg_image_ids()) == first

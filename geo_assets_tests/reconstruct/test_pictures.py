@@ -24,7 +24,7 @@ def test_pictures_stay_small_enough_for_the_event_log():
     made = [
         pictures.prior_map(images, "r00c00"),
         pictures.pair_pictures(images, pairs),
-        pictures.model_map(images, images[["image_id", "east_m", "north_m"]], points),
+        pictures.model_map(images, pd.DataFrame(images[["image_id", "east_m", "north_m"]]), points),
     ]
     assert all(png.startswith(b"\x89PNG") and len(png) <= pictures.MAX_BYTES for png in made)
 
@@ -34,4 +34,4 @@ def test_pictures_of_nothing_are_still_pictures():
     none = pd.DataFrame({"image_id_a": [], "image_id_b": [], "n_inliers": [], "verified": []})
     assert pictures.prior_map(images, "other").startswith(b"\x89PNG")
     assert pictures.pair_pictures(images, none).startswith(b"\x89PNG")
-    assert pictures.model_map(images, images[:0], np.zeros((0, 6))).startswith(b"\x89PNG")
+    assert pictures.model_map(images, pd.DataFrame(images[:0]), np.zeros((0, 6))).startswith(b"\x89PNG")

@@ -16,8 +16,9 @@ from geo_assets.splats.gaussians import MEAN, OPACITY, QUAT, SCALE, SH, Floats, 
 PULL = 2e-4
 """Mean gradient in the centre above which a Gaussian is cloned or split [half images]."""
 SMALL = 0.01
-"""Below this share of the scene's extent a Gaussian is cloned, above it is split."""
-LARGEST = 1.0
+"""Below this share of the reach a Gaussian is cloned, above it is split."""
+LARGEST = 5.0
+"""Above this many reaches a Gaussian is dropped; those of the sky are smaller."""
 FAINTEST = 0.005
 SPLIT_SHRINK = math.log(1.6)
 
@@ -51,20 +52,20 @@ class Population:
         self.pull_sum[seen] += pull[seen]
         self.pull_count[seen] += 1
 
-    def refined(self, *, cap: int, growth: float, extent: float, rng: np.random.Generator) -> Population:
+    def refined(self, *, cap: int, growth: float, reach: float, rng: np.random.Generator) -> Population:
         """Clone or split where the pull is strong, drop what is faint or huge.
 
         Args:
             cap: never more Gaussians than these.
             growth: at most this share more at once; the strongest pull goes first.
-            extent: radius of the camera path.
+            reach: how far the photos look [m].
             rng: places of the halves of a split.
         """
         pull = self.pull_sum / np.maximum(self.pull_count, 1)
         candidates = np.flatnonzero(pull > PULL)
         room = max(0, min(cap - len(pull), int(growth * len(pull))))
         chosen = candidates[np.argsort(-pull[candidates], kind="stable")][:room]
-        small = np.exp(self.rows[chosen, SCALE:QUAT]).max(axis=1) <= SMALL * extent
+        small = np.exp(self.rows[chosen, SCALE:QUAT]).max(axis=1) <= SMALL * reach
         cloned, split = chosen[small], chosen[~small]
         rows, first, second = self.rows.copy(), self.first.copy(), self.second.copy()
 
@@ -79,7 +80,7 @@ class Population:
         rows = np.concatenate([rows, rows[cloned], others])
         first, second = np.concatenate([first, fresh]), np.concatenate([second, fresh])
         faintest = math.log(FAINTEST / (1 - FAINTEST))
-        kept = (rows[:, OPACITY] > faintest) & (np.exp(rows[:, SCALE:QUAT]).max(axis=1) < LARGEST * extent)
+        kept = (rows[:, OPACITY] > faintest) & (np.exp(rows[:, SCALE:QUAT]).max(axis=1) < LARGEST * reach)
         kept &= np.isfinite(rows).all(axis=1)
         n = int(kept.sum())
         return Population(

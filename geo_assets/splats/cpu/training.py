@@ -32,9 +32,9 @@ from geo_assets.splats.engine import Log, SplatRequest
 from geo_assets.splats.gaussians import Gaussians
 
 MEAN_RATE = 1.6e-4
-"""Learning rate of the means at the start, in extents of the camera path; it falls to a hundredth."""
-REFINE_FROM, REFINE_UNTIL = 0.1, 0.7
-"""Shares of the training between which the number of Gaussians changes."""
+"""Learning rate of the means at the start, in reaches of the scene; it falls to a hundredth."""
+REFINE_FROM, GROWN_BY, REFINE_UNTIL = 0.1, 0.45, 0.7
+"""Shares of the training between which the number of Gaussians changes, and by which the cap may be reached."""
 COARSE_UNTIL, COARSE_LEAST_PX = 0.35, 160
 """Share of the training on photos of half the size, a quarter of the work, and the least long side for it [px]."""
 CHECKPOINT_EVERY = 250
@@ -110,7 +110,7 @@ class _Trainer:
     def __init__(self, scene: Scene, views: list[View], request: SplatRequest, log: Log) -> None:
         self.views, self.request, self.log = views, request, log
         self.judged = scene.held_out(request.holdout_every)[:4]
-        self.extent = scene.extent
+        self.reach = scene.reach
         self.groups = groups(views, len(scene.points))
         self.coarse = [_halved(view) for view in views]
         self.raster, self.loss = Rasteriser(), Loss()
@@ -135,7 +135,7 @@ class _Trainer:
                 continue
             if state.step % self.refine_every == 0 and REFINE_FROM <= progress < REFINE_UNTIL:
                 state.population = state.population.refined(
-                    cap=self.request.max_splats, growth=self._growth(state, progress), extent=self.extent, rng=state.rng
+                    cap=self.request.max_splats, growth=self._growth(state, progress), reach=self.reach, rng=state.rng
                 )
             if state.step % SAFE_EVERY == 0:
                 safe = state.population.copy()
@@ -165,7 +165,7 @@ class _Trainer:
             return loss
         gradients, pull = self.raster.backward(gradient)
         scale = request.learning_rate_scale * state.rate_scale
-        mean_rate = MEAN_RATE * self.extent * scale * 0.01**progress
+        mean_rate = MEAN_RATE * self.reach * scale * 0.01**progress
         rates = column_rates(people.rows.shape[1], degree, mean_rate=mean_rate, scale=scale)
         seen = self.raster.order
         adam(seen, people.rows, gradients, people.first, people.second, rates, state.step)
@@ -174,8 +174,8 @@ class _Trainer:
         return loss
 
     def _growth(self, state: _State, progress: float) -> float:
-        """Share to grow by, so that a model of few points can still reach the cap in the refinements that are left."""
-        left = max(1.0, (REFINE_UNTIL - progress) * self.request.steps / self.refine_every)
+        """Share to grow by, so that a model of few points can still reach the cap early enough to be trained."""
+        left = max(1.0, (GROWN_BY - progress) * self.request.steps / self.refine_every)
         return min(max((self.request.max_splats / len(state.population.rows)) ** (1 / left) - 1, 0.15), 0.6)
 
     def _progress(self, step: int) -> float:
