@@ -6,8 +6,14 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
 
 from geo_assets.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
 
 METRES_PER_DEGREE = 111_319.49
 _NAME = re.compile(r"r(\d{2,})c(\d{2,})")
@@ -22,9 +28,15 @@ class Bounds:
     east: float
     north: float
 
-    def contains(self, lon: float, lat: float) -> bool:
-        """Whether a point lies inside; the west and south edges belong to the rectangle, the others do not."""
-        return self.west <= lon < self.east and self.south <= lat < self.north
+    @overload
+    def contains(self, lon: float, lat: float) -> bool: ...
+    @overload
+    def contains(self, lon: npt.NDArray[Any], lat: npt.NDArray[Any]) -> npt.NDArray[np.bool_]: ...
+    @overload
+    def contains(self, lon: pd.Series, lat: pd.Series) -> pd.Series: ...
+    def contains(self, lon: Any, lat: Any) -> Any:
+        """Whether a point, or each of many, lies inside; the west and south edges belong to it, the others do not."""
+        return (lon >= self.west) & (lon < self.east) & (lat >= self.south) & (lat < self.north)
 
     def padded(self, metres: float) -> Bounds:
         """The rectangle grown by ``metres`` on each side."""
@@ -36,6 +48,12 @@ class Bounds:
     def centre(self) -> tuple[float, float]:
         """Longitude and latitude of the middle, in degrees."""
         return (self.west + self.east) / 2, (self.south + self.north) / 2
+
+    @property
+    def size_m(self) -> tuple[float, float]:
+        """Width at the middle latitude and height, in metres."""
+        metres_per_lon = METRES_PER_DEGREE * math.cos(math.radians((self.south + self.north) / 2))
+        return (self.east - self.west) * metres_per_lon, (self.north - self.south) * METRES_PER_DEGREE
 
     def as_list(self) -> list[float]:
         """West, south, east, north."""

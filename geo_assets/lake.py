@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import fsspec
 import pandas as pd
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
 from geo_assets.errors import ConfigError, GeoAssetsError
+from geo_assets.files import replacing, sync
 from geo_assets.tables import TABLES, Table, to_pandas
 
 if TYPE_CHECKING:
@@ -87,11 +88,8 @@ class Lake:
     def write_arrow(self, table: str, arrow: pa.Table, **partition: str) -> Facts:
         """Replace one partition by an Arrow table whose schema the caller has settled (SQL models)."""
         path = self._data(table, partition)
-        with self._replacing(path) as temporary, self.fs.open(temporary, "wb") as sink:
+        with self._replacing(path) as sink:
             pq.write_table(arrow, sink, compression="zstd")
-            if self.is_local:
-                sink.flush()
-                os.fsync(sink.fileno())
         schema = TABLES.get(table) or Table(table, "", ())
         return Facts(schema, arrow.num_rows, self.fs.size(path), self.uri(path))
 
@@ -156,12 +154,8 @@ class Lake:
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Write one file atomically."""
-        path = self._inside(key)
-        with self._replacing(path) as temporary, self.fs.open(temporary, "wb") as sink:
+        with self._replacing(self._inside(key)) as sink:
             sink.write(data)
-            if self.is_local:
-                sink.flush()
-                os.fsync(sink.fileno())
 
     def get_bytes(self, key: str) -> bytes:
         """The bytes of one file."""
@@ -189,7 +183,7 @@ class Lake:
         shutil.copytree(folder, staged)
         for path in staged.rglob("*"):
             if path.is_file():
-                _fsync(path)
+                sync(path)
         retired = Path(f"{target}.{uuid.uuid4().hex[:8]}.old")
         if Path(target).exists():
             Path(target).rename(retired)
@@ -295,27 +289,13 @@ class Lake:
     # -- writing --------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _replacing(self, path: str) -> Iterator[str]:
-        """A temporary name beside ``path`` that takes its place at the end; object storage puts at once."""
-        if not self.is_local:
-            yield path
-            return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            yield temporary
-            Path(temporary).replace(path)
-            _fsync(Path(path).parent)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _replacing(self, path: str) -> Iterator[IO[bytes]]:
+        """A file to write that takes the place of ``path`` at the end; object storage puts it at once by itself."""
+        opened: AbstractContextManager[IO[bytes]] = (
+            replacing(Path(path)) if self.is_local else self.fs.open(path, "wb")
+        )
+        with opened as sink:
+            yield sink
 
 
 def _safe(name: str) -> str:

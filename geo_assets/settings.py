@@ -239,9 +239,8 @@ def add_city(name: str, city: City) -> Path:
     document = tomlkit.parse(path.read_text()) if path.exists() else tomlkit.document()
     cities = document.setdefault("cities", tomlkit.table(is_super_table=True))
     cities[name] = _toml_of(city)
-    temporary = path.with_suffix(".toml.tmp")
-    temporary.write_text(tomlkit.dumps(document))
-    temporary.replace(path)
+    with replacing(path) as sink:
+        sink.write(tomlkit.dumps(document).encode())
     return path
 
 

@@ -6,7 +6,9 @@ path, not in the file. Ids are strings; times are UTC; pairs are longitude befor
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -49,9 +51,18 @@ class Table:
         """The Arrow schema, column meanings kept as field metadata."""
         return pa.schema([pa.field(c.name, TYPES[c.type], metadata={"meaning": c.meaning}) for c in self.columns])
 
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the columns, in order."""
+        return [c.name for c in self.columns]
+
     def empty(self) -> pd.DataFrame:
         """A frame without rows that has every column."""
         return to_pandas(self.schema.empty_table())
+
+    def frame(self, records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+        """Records as rows with every column; what a record lacks is missing."""
+        return pd.DataFrame(records, columns=self.column_names) if records else self.empty()
 
     def conform(self, frame: pd.DataFrame) -> pa.Table:
         """The frame as an Arrow table of exactly this schema, sorted.
@@ -59,7 +70,7 @@ class Table:
         Raises:
             GeoAssetsError: a column is missing, unknown, or holds values of another type.
         """
-        wanted, got = [c.name for c in self.columns], list(frame.columns)
+        wanted, got = self.column_names, list(frame.columns)
         missing, unknown = [c for c in wanted if c not in got], [c for c in got if c not in wanted]
         if missing or unknown:
             raise GeoAssetsError(
@@ -70,7 +81,7 @@ class Table:
         arrays = []
         for column in self.columns:
             try:
-                arrays.append(_array(frame[column.name], column.type))
+                arrays.append(_array(cast(pd.Series, frame[column.name]), column.type))
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
                 raise GeoAssetsError(
                     f"Table {self.name}, column {column.name}: {error}. Nothing was written."

@@ -57,7 +57,9 @@ def _say_results(lake: Any, say: Callable[[str], None]) -> None:
         ).fetchall()
     say("\nbox      images  registered  GPS median  reprojection  held-out PSNR  gain")
     for box, images, registered, gps, pixels, psnr, gain in rows:
-        say(f"{box}  {images:>7}  {registered:>10}  {gps:>8.2f} m  {pixels:>9.2f} px  {psnr:>10.1f} dB  {gain:>4.1f} dB")
+        say(
+            f"{box}  {images:>7}  {registered:>10}  {gps:>8.2f} m  {pixels:>9.2f} px  {psnr:>10.1f} dB  {gain:>4.1f} dB"
+        )
     say(f"\nTables and files: {lake.root}")
     say(f"Queries:          duckdb {lake.root}/catalog.duckdb")
     say("The graph:        make dev, then http://127.0.0.1:3000")

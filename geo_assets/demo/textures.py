@@ -70,7 +70,7 @@ def facade(rng: np.random.Generator, width_m: float, height_m: float) -> Texture
     shade[-metres(0.8) :, 0] = np.linspace(1, 0.8, metres(0.8), dtype=np.float32)
     front = np.asarray(canvas, np.float32)
     # Daylight without sun: what stands on a wall differs less from it than its paint does in the pot.
-    front = wall + np.float32(0.75) * (front - wall)
+    front = wall + np.float32(0.7) * (front - wall)
     return _bytes(front * ((1 + relief) * shade)[..., None])
 
 

@@ -31,7 +31,7 @@ GPS_SIGMA_M, ALTITUDE_SIGMA_M, COMPASS_SIGMA_DEG = 3.0, 5.0, 5.0
 WIDTH_PX, HEIGHT_PX, PANORAMA_PX = 480, 360, (960, 480)
 JPEG_QUALITY = 92
 _SENSOR_SIGMA = 0.006
-_REACH_M = 53.0  # drives begin and end this far from the crossing
+_REACH_M = 42.0  # drives begin and end this far from the crossing
 _ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 Array = npt.NDArray[np.float64]

@@ -90,8 +90,7 @@ def _age_s(lake: Lake, key: str) -> float:
 
 def within(images: pd.DataFrame, bounds: Bounds) -> pd.DataFrame:
     """The rows whose ``lon`` and ``lat`` lie in a rectangle, its west and south edges included."""
-    inside = (images["lon"] >= bounds.west) & (images["lon"] < bounds.east)
-    return images.loc[inside & (images["lat"] >= bounds.south) & (images["lat"] < bounds.north), :]
+    return images.loc[bounds.contains(images.loc[:, "lon"], images.loc[:, "lat"]), :]
 
 
 def in_box(lon: Iterable[float], lat: Iterable[float], grid: Grid, box: str) -> np.ndarray:

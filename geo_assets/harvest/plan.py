@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from geo_assets.grid import METRES_PER_DEGREE, Bounds
+from geo_assets.grid import Bounds
 
 MAX_AREA_DEG2 = 0.009
 """The API refuses rectangles of 0.01 square degrees."""
@@ -23,12 +22,6 @@ MIN_SIDE_M = 1.0
 def area_deg2(cell: Bounds) -> float:
     """Area of a cell in square degrees, the unit of the API's limit."""
     return (cell.east - cell.west) * (cell.north - cell.south)
-
-
-def sides_m(cell: Bounds) -> tuple[float, float]:
-    """Width and height of a cell in metres."""
-    shrink = math.cos(math.radians((cell.south + cell.north) / 2))
-    return (cell.east - cell.west) * METRES_PER_DEGREE * shrink, (cell.north - cell.south) * METRES_PER_DEGREE
 
 
 def audit_cells(
@@ -46,13 +39,11 @@ def audit_cells(
         most: images in a cell.
     """
     points = np.stack([np.asarray(lon, float), np.asarray(lat, float)], axis=1).reshape(-1, 2)
-    inside = (points[:, 0] >= bounds.west) & (points[:, 0] < bounds.east)
-    inside &= (points[:, 1] >= bounds.south) & (points[:, 1] < bounds.north)
-    return list(_split(points[inside], bounds, most))
+    return list(_split(points[bounds.contains(*points.T)], bounds, most))
 
 
 def _split(points: npt.NDArray[np.float64], cell: Bounds, most: int) -> Iterator[tuple[Bounds, int]]:
-    width_m, height_m = sides_m(cell)
+    width_m, height_m = cell.size_m
     small = max(width_m, height_m) < 2 * MIN_SIDE_M
     if area_deg2(cell) < MAX_AREA_DEG2 and (len(points) <= most or small):
         yield cell, len(points)
@@ -83,4 +74,4 @@ def quarters(cell: Bounds) -> list[Bounds]:
 
 def can_split(cell: Bounds) -> bool:
     """Whether a cell is large enough for its quarters to mean anything."""
-    return max(sides_m(cell)) >= 2 * MIN_SIDE_M
+    return max(cell.size_m) >= 2 * MIN_SIDE_M

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from geo_assets.errors import GeoAssetsError, ReconstructionError
+from geo_assets.files import replacing
 
 STEPS = ("build_database", "match", "reconstruct")
 """Functions of :mod:`geo_assets.reconstruct.colmap` that may run as a step."""
@@ -99,9 +100,8 @@ def main(argv: list[str]) -> int:
         said: dict[str, Any] = {"result": getattr(colmap, step)(**arguments)}
     except GeoAssetsError as error:
         said = {"error": str(error), "figures": {k: str(v) for k, v in error.figures.items()}}
-    temporary = Path(answer).with_suffix(".tmp")
-    temporary.write_text(json.dumps(said))
-    temporary.replace(answer)
+    with replacing(Path(answer)) as sink:
+        sink.write(json.dumps(said).encode())
     return 0
 
 

@@ -19,8 +19,8 @@ from geo_assets.splats.cameras import Camera
 from geo_assets.splats.gaussians import Gaussians, joined
 from geo_assets.splats.georeference import between, read_frame, splat_reference
 from geo_assets.splats.ply import read_ply, write_ply
-from geo_assets.splats.preview import SKY, inline_jpeg
-from geo_assets.splats.render import as_bytes, render
+from geo_assets.splats.preview import inline_jpeg
+from geo_assets.splats.render import SKY, as_bytes, render
 from geo_assets.splats.viewer import MOST_SPLATS, viewer_page
 from geo_assets.tables import TABLES
 
@@ -85,8 +85,7 @@ def within_cell(gaussians: Gaussians, frame: LocalFrame, bounds: Bounds) -> np.n
     """Which Gaussians lie in a box's cell, bool [N]: each place belongs to one box, and the sky to none."""
     lon, lat, _ = frame.geodetic(gaussians.means)
     up = gaussians.means[:, 2]
-    level = (lon >= bounds.west) & (lon < bounds.east) & (lat >= bounds.south) & (lat < bounds.north)
-    return level & (up < TALLEST_M) & (up > -DEEPEST_M)
+    return bounds.contains(lon, lat) & (up < TALLEST_M) & (up > -DEEPEST_M)
 
 
 def overview_camera(gaussians: Gaussians) -> Camera:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -89,14 +90,14 @@ def read_scene(dataset: Path) -> Scene:
     return Scene(views, points, colours)
 
 
-def _camera(image: object, camera: object) -> Camera:
-    name = camera.model_name  # type: ignore[attr-defined]
+def _camera(image: Any, camera: Any) -> Camera:
+    name = camera.model_name
     if name not in ("PINHOLE", "SIMPLE_PINHOLE"):
         raise SourceError(
-            f"Camera {camera.camera_id} is {name}; splat engines need undistorted PINHOLE photos. Make the dataset with make_dataset."  # type: ignore[attr-defined]
+            f"Camera {camera.camera_id} is {name}; splat engines need undistorted PINHOLE photos. Make the dataset with make_dataset."
         )
-    pose = image.cam_from_world().matrix()  # type: ignore[attr-defined]
-    k = camera.calibration_matrix()  # type: ignore[attr-defined]
+    pose = image.cam_from_world().matrix()
+    k = camera.calibration_matrix()
     return Camera(
         np.ascontiguousarray(pose[:, :3]),
         np.ascontiguousarray(pose[:, 3]),
@@ -104,6 +105,6 @@ def _camera(image: object, camera: object) -> Camera:
         float(k[1, 1]),
         float(k[0, 2]),
         float(k[1, 2]),
-        int(camera.width),  # type: ignore[attr-defined]
-        int(camera.height),  # type: ignore[attr-defined]
+        int(camera.width),
+        int(camera.height),
     )

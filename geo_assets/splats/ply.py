@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from geo_assets.errors import SourceError
+from geo_assets.files import replacing
 from geo_assets.splats.gaussians import Gaussians, coefficients
 
 LEAST_OPACITY = 1 / 255
@@ -68,12 +68,8 @@ def ply_bytes(gaussians: Gaussians) -> bytes:
 
 def write_ply(path: Path, gaussians: Gaussians) -> None:
     """Write a PLY atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as sink:
+    with replacing(path) as sink:
         sink.write(ply_bytes(gaussians))
-        sink.flush()
-        os.fsync(sink.fileno())
-    temporary.replace(path)
 
 
 def read_ply(source: Path | bytes) -> Gaussians:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from geo_assets import pictures
 from geo_assets.splats.cameras import Camera, Scene, View
 from geo_assets.splats.gaussians import Gaussians
 from geo_assets.splats.judge import Score
-from geo_assets.splats.render import as_bytes, render
+from geo_assets.splats.render import SKY, as_bytes, render
 
 GAP_PX = 4
-INLINE_BYTES = 45_000
-SKY = (0.74, 0.80, 0.87)
+INLINE_PX = 900
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -35,8 +33,8 @@ def contact_sheet(gaussians: Gaussians, scene: Scene) -> Pixels:
     """Renders of the first, the middle and the last camera, and one from above the street."""
     views = scene.views
     cameras = [views[0].camera, views[len(views) // 2].camera, views[-1].camera, raised_camera(scene)]
-    pictures = [as_bytes(render(gaussians, camera, background=SKY)) for camera in cameras]
-    return np.concatenate([_row(pictures[:2]), _row(pictures[2:])]) if _same(pictures) else _row(pictures)
+    seen = [as_bytes(render(gaussians, camera, background=SKY)) for camera in cameras]
+    return np.concatenate([_row(seen[:2]), _row(seen[2:])]) if _same(seen) else _row(seen)
 
 
 def raised_camera(scene: Scene) -> Camera:
@@ -52,29 +50,19 @@ def raised_camera(scene: Scene) -> Camera:
 
 def jpeg(pixels: Pixels, quality: int = 88) -> bytes:
     """JPEG bytes of a picture."""
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=quality, optimize=True)
-    return out.getvalue()
+    return pictures.jpeg(Image.fromarray(pixels), quality)
 
 
-def inline_jpeg(pixels: Pixels, most_bytes: int = INLINE_BYTES, width_px: int = 900) -> bytes:
-    """A JPEG small enough for the event log: no wider than ``width_px``, then as good as fits."""
-    picture = Image.fromarray(pixels)
-    while True:
-        reduced = picture.copy()
-        reduced.thumbnail((width_px, width_px), Image.Resampling.LANCZOS)
-        for quality in (85, 75, 65, 50):
-            data = jpeg(np.asarray(reduced), quality)
-            if len(data) <= most_bytes:
-                return data
-        width_px = width_px * 3 // 4
+def inline_jpeg(pixels: Pixels) -> bytes:
+    """A JPEG small enough for the event log."""
+    return pictures.small_jpeg(Image.fromarray(pixels), longest_px=INLINE_PX)
 
 
-def _same(pictures: list[Pixels]) -> bool:
-    return len({p.shape for p in pictures}) == 1
+def _same(parts: list[Pixels]) -> bool:
+    return len({p.shape for p in parts}) == 1
 
 
-def _row(pictures: list[Pixels]) -> Pixels:
-    height = max(p.shape[0] for p in pictures)
-    padded = [np.pad(p, ((0, height - p.shape[0]), (0, GAP_PX), (0, 0)), constant_values=255) for p in pictures]
+def _row(parts: list[Pixels]) -> Pixels:
+    height = max(p.shape[0] for p in parts)
+    padded = [np.pad(p, ((0, height - p.shape[0]), (0, GAP_PX), (0, 0)), constant_values=255) for p in parts]
     return np.concatenate(padded, axis=1)

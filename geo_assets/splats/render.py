@@ -8,6 +8,9 @@ import numpy.typing as npt
 from geo_assets.splats.cameras import Camera
 from geo_assets.splats.gaussians import Floats, Gaussians
 
+SKY = (0.74, 0.80, 0.87)
+"""Background of pictures for people, red, green and blue."""
+
 
 def render(
     gaussians: Gaussians,

@@ -19,6 +19,7 @@ from geo_assets.errors import GeoAssetsError
 from geo_assets.splats.cameras import Camera
 from geo_assets.splats.gaussians import Gaussians
 from geo_assets.splats.ply import ply_bytes
+from geo_assets.splats.render import SKY
 
 VENDORED = Path(__file__).with_name("viewer_page")
 MOST_SPLATS = 200_000
@@ -30,7 +31,6 @@ PAGE_FROM_ENU = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 _BOOTSTRAP = re.compile(r'(<script type="application/json" id="sse-bootstrap">)(.*?)(</script>)', re.DOTALL)
 _ANIMATED = "noanim: url.searchParams.has('noanim')"
 _TITLE = re.compile(r"<title>.*?</title>", re.DOTALL)
-_SKY = (0.74, 0.80, 0.87)
 
 
 def viewer_page(gaussians: Gaussians, camera: Camera, *, title: str) -> str:
@@ -78,7 +78,7 @@ def viewer_settings(camera: Camera, look_m: float = 8.0) -> dict[str, Any]:
         "version": 2,
         "tonemapping": "none",
         "highPrecisionRendering": False,
-        "background": {"color": list(_SKY)},
+        "background": {"color": list(SKY)},
         "postEffectSettings": _no_effects(),
         "animTracks": [],
         "cameras": [

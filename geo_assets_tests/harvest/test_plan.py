@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from geo_assets.grid import Bounds
-from geo_assets.harvest.plan import MAX_AREA_DEG2, area_deg2, audit_cells, can_split, quarters, sides_m
+from geo_assets.harvest.plan import MAX_AREA_DEG2, area_deg2, audit_cells, can_split, quarters
 
 CITY = Bounds(11.5, 48.1, 11.6, 48.2)
 
@@ -17,7 +17,7 @@ def test_cells_cover_without_overlap_and_hold_few(n: int, spread: float) -> None
     assert sum(area_deg2(cell) for cell, _ in cells) == pytest.approx(area_deg2(CITY))
     for cell, count in cells:
         assert area_deg2(cell) < MAX_AREA_DEG2
-        assert count <= 400 or max(sides_m(cell)) < 2.0
+        assert count <= 400 or max(cell.size_m) < 2.0
         assert count == sum(cell.contains(x, y) for x, y in zip(lon, lat, strict=True)) if n < 500 else True
     for x, y in zip(rng.uniform(11.5, 11.6, 50), rng.uniform(48.1, 48.2, 50), strict=True):
         assert sum(cell.contains(x, y) for cell, _ in cells) == 1

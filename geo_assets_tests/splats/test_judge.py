@@ -6,7 +6,8 @@ import pytest
 from geo_assets.errors import TrainingError
 from geo_assets.splats.engine import choose_engine, engines
 from geo_assets.splats.judge import colour_fitted, judge, mean, psnr_db
-from geo_assets.splats.preview import INLINE_BYTES, compare, contact_sheet, inline_jpeg, median_view
+from geo_assets.pictures import MAX_BYTES
+from geo_assets.splats.preview import compare, contact_sheet, inline_jpeg, median_view
 from geo_assets.splats.quality import verdict
 from geo_assets_tests.splats.scenes import blobs, ring, scene_of
 
@@ -39,7 +40,7 @@ def test_pictures() -> None:
     assert sheet.shape == (96, 2 * 68, 3)
     assert sheet[48:, 68:132].std() > 5
     noise = np.random.default_rng(0).integers(0, 256, (900, 1600, 3)).astype(np.uint8)
-    assert len(inline_jpeg(noise)) <= INLINE_BYTES
+    assert len(inline_jpeg(noise)) <= MAX_BYTES
 
 
 GOOD = {
