@@ -34,7 +34,7 @@ SQL_FOLDER = Path(__file__).parent.parent / "dbt_like_sql"
 
 WRITERS: dict[str, tuple[str, ...]] = {
     "sequence_images": ("sequence_ids",),
-    "certificates": ("sequence_ids",),
+    "certificates": ("image_metadata",),
     "model_cameras": ("sparse_models",),
     "splat_views": ("splat_ply",),
     "hdbscan_tree": ("hdbscan_model",),

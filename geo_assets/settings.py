@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from geo_assets.errors import ConfigError
+from geo_assets.files import replacing
 from geo_assets.grid import Bounds, Grid
 
 MAX_KEYS = 25_000

@@ -15,7 +15,7 @@ from geo_assets.tables import TABLES, to_pandas
 
 def rows(table: str, *records: dict) -> pd.DataFrame:
     """Rows of a table with the columns that matter; the others are missing."""
-    columns = [c.name for c in TABLES[table].columns]
+    columns = TABLES[table].column_names
     assert all(set(record) <= set(columns) for record in records)
     return pd.DataFrame(records).reindex(columns=columns).astype(object)
 

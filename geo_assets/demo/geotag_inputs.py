@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from geo_assets.exif import rationals
+
 N_TOWNS = 60
 N_PLACING, N_LANDMARK, N_FLICKR_CSV, N_FLICKR_EXIF = 1500, 900, 520, 80
 N_SHARED = 60
@@ -229,9 +231,9 @@ def _with_exif(jpeg: bytes, photo: _Photo) -> bytes:
     seconds = int(photo.number) % 86_400
     gps = {
         piexif.GPSIFD.GPSLatitudeRef: b"S" if photo.lat < 0 else b"N",
-        piexif.GPSIFD.GPSLatitude: _sexagesimal(photo.lat),
+        piexif.GPSIFD.GPSLatitude: rationals(photo.lat),
         piexif.GPSIFD.GPSLongitudeRef: b"W" if photo.lon < 0 else b"E",
-        piexif.GPSIFD.GPSLongitude: _sexagesimal(photo.lon),
+        piexif.GPSIFD.GPSLongitude: rationals(photo.lon),
         piexif.GPSIFD.GPSDateStamp: b"2013:08:17",
         piexif.GPSIFD.GPSTimeStamp: ((seconds // 3600, 1), (seconds // 60 % 60, 1), (seconds % 60, 1)),
     }
@@ -239,14 +241,6 @@ def _with_exif(jpeg: bytes, photo: _Photo) -> bytes:
     sink = io.BytesIO()
     piexif.insert(exif, jpeg, sink)
     return sink.getvalue()
-
-
-def _sexagesimal(degrees: float) -> tuple[tuple[int, int], ...]:
-    """Degrees, minutes and seconds as EXIF rationals, to a ten-thousandth of a second (3 mm)."""
-    tenthousandths = round(abs(degrees) * 36_000_000)
-    whole, rest = divmod(tenthousandths, 36_000_000)
-    minutes, seconds = divmod(rest, 600_000)
-    return (whole, 1), (minutes, 1), (seconds, 10_000)
 
 
 @functools.cache

@@ -70,7 +70,7 @@ def facade(rng: np.random.Generator, width_m: float, height_m: float) -> Texture
     shade[-metres(0.8) :, 0] = np.linspace(1, 0.8, metres(0.8), dtype=np.float32)
     front = np.asarray(canvas, np.float32)
     # Daylight without sun: what stands on a wall differs less from it than its paint does in the pot.
-    front = wall + np.float32(0.7) * (front - wall)
+    front = wall + np.float32(0.5) * (front - wall)
     return _bytes(front * ((1 + relief) * shade)[..., None])
 
 
@@ -138,9 +138,9 @@ def ground(rng: np.random.Generator, length_m: float, width_m: float, footprints
     _patches(rng, canvas, draw, shade)
     shade = np.array(canvas)
     kerb = (np.minimum(x, y) >= LANE_EDGE_M) & (np.minimum(x, y) < LANE_EDGE_M + 0.16)
-    shade[kerb] = 0.68 + 0.05 * noise(rng, rows, columns, 9)[kerb]
+    shade[kerb] = 0.6 + 0.04 * noise(rng, rows, columns, 9)[kerb]
     paint = _marks(x, y, along, across) & (noise(rng, rows, columns, 7) > -1.3)
-    shade[paint] = 0.78 + 0.04 * noise(rng, rows, columns, 12)[paint]
+    shade[paint] = 0.62 + 0.04 * noise(rng, rows, columns, 12)[paint]
     tint = np.where(road[..., None], np.array((0.97, 0.99, 1.04), np.float32), np.array((1.05, 1.0, 0.92), np.float32))
     return _bytes(255 * shade[..., None] * tint * _shadow(length_m, width_m, footprints, rows, columns)[..., None])
 

@@ -125,10 +125,7 @@ class Condensed:
         chosen = _excess_of_mass(self.parent, self.stability)[self.cluster]
         member = np.flatnonzero(chosen >= 0)
         labels = np.full(len(chosen), -1, np.int64)
-        selected, first, inverse = np.unique(chosen[member], return_index=True, return_inverse=True)
-        rank = np.empty(len(selected), np.int64)
-        rank[np.argsort(first)] = np.arange(len(selected))
-        labels[member] = rank[inverse]
+        labels[member] = numbered(chosen[member])
         # Strength as the library defines it: density of leaving against the densest leaving of the chosen cluster itself.
         peak = self.birth.copy()
         np.maximum.at(peak, self.cluster, self.left_at)
@@ -197,6 +194,14 @@ def dendrogram(edges: pd.DataFrame, n_points: int) -> Dendrogram:
         return Dendrogram(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), 0)
     a, b = (edges[end].to_numpy(np.int64) for end in "ab")
     return Dendrogram.of(a, b, edges["arc_m"].to_numpy(np.float64))
+
+
+def numbered(groups: Ints) -> Ints:
+    """Groups [N] numbered from 0 by their first member, so that numbers follow from the places alone."""
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
 
 
 @numba.njit(cache=True)

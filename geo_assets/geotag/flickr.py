@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from geo_assets import exif
 from geo_assets.errors import SourceError
 from geo_assets.geotag import csvs
 from geo_assets.geotag.photos import flickr_id, refuse_swapped, sift
@@ -23,7 +24,6 @@ _ROLES = {
     "lat": csvs.LAT_NAMES,
 }
 _OPTIONAL = {"author": ("author", "owner", "user_id", "userid"), "licence": ("license", "licence")}
-_GPS_IFD, _ARTIST, _COPYRIGHT = 0x8825, 0x013B, 0x8298
 _RAW = ["file", "row", "fault", "value", "path", "lon", "lat", "captured_at", "author", "licence"]
 
 
@@ -84,12 +84,12 @@ def _by_exif(photos: list[Path], folder: Path, log: Callable[[str], None]) -> It
         name = photo.relative_to(folder).as_posix()
         try:
             with Image.open(photo) as image:
-                exif = image.getexif()
-                gps = exif.get_ifd(_GPS_IFD)
+                tags = image.getexif()
+                gps = tags.get_ifd(exif.GPS)
         except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
             yield name, 0, "the photo cannot be read", error, name, None, None, None, None, None
             continue
-        position = exif_position(gps)
+        position = exif.position(gps)
         fault = None if position else "the EXIF has no GPS position"
         lon, lat = position or (None, None)
         yield (
@@ -101,23 +101,9 @@ def _by_exif(photos: list[Path], folder: Path, log: Callable[[str], None]) -> It
             lon,
             lat,
             exif_time(gps),
-            _text(exif.get(_ARTIST)),
-            _text(exif.get(_COPYRIGHT)),
+            exif.text(tags.get(exif.ARTIST)),
+            exif.text(tags.get(exif.COPYRIGHT)),
         )
-
-
-def exif_position(gps: dict[int, Any]) -> tuple[float, float] | None:
-    """Longitude and latitude [deg] of an EXIF GPS directory (tags 1 to 4), or None where it holds no position."""
-    with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError, IndexError):
-        lat = _degrees(gps[2], {"N": 1, "S": -1}[str(gps[1]).strip("\0 ").upper()])
-        lon = _degrees(gps[4], {"E": 1, "W": -1}[str(gps[3]).strip("\0 ").upper()])
-        return lon, lat
-    return None
-
-
-def _degrees(parts: Any, sign: int) -> float:
-    degrees, minutes, seconds = (float(part) for part in parts)
-    return sign * (degrees + minutes / 60 + seconds / 3600)
 
 
 def exif_time(gps: dict[int, Any]) -> dt.datetime | None:
@@ -127,8 +113,3 @@ def exif_time(gps: dict[int, Any]) -> dt.datetime | None:
         hours, minutes, seconds = (float(part) for part in gps[7])
         return day + dt.timedelta(hours=hours, minutes=minutes, seconds=seconds)
     return None
-
-
-def _text(value: object) -> str | None:
-    text = str(value).strip("\0 ") if value is not None else ""
-    return text.encode(errors="replace").decode() or None

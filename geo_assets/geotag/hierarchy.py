@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from geo_assets.geodesy import haversine_m
-from geo_assets.geotag.clustering import Dendrogram, Floats, Ints, unit_sphere
+from geo_assets.geotag.clustering import Dendrogram, Floats, Ints, numbered, unit_sphere
 from geo_assets.geotag.combine import prepare
 from geo_assets.lake import Lake
 from geo_assets.tables import TABLES, to_pandas
@@ -69,7 +69,7 @@ def build(points: pd.DataFrame, tree: Dendrogram, *, min_cluster_size: int, expo
     for exponent in sorted(exponents):
         wanted = max(int(n_cells**exponent), int(levels[-1].max()) + 1)
         start = _cut(tree, xyz, finest, levels[-1], min_cluster_size, wanted)
-        levels.append(_numbered(split_widest(mean, weight, start, wanted)))
+        levels.append(numbered(split_widest(mean, weight, start, wanted)))
     cells = np.stack([finest, *(level[finest] for level in reversed(levels))])
     noise = points["cluster"].to_numpy() < 0
     frames = [_describe(level, cells, points, xyz, photos, noise) for level in range(len(cells))]
@@ -78,14 +78,14 @@ def build(points: pd.DataFrame, tree: Dendrogram, *, min_cluster_size: int, expo
 
 def join_noise(xyz: Floats, labels: Ints) -> Ints:
     """Labels [N] with each -1 replaced by the label of the nearest labelled point; all 0 where nothing is labelled."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     clustered = labels >= 0
     if not clustered.any():
         return np.zeros(len(labels), np.int64)
     joined = labels.copy()
     if not clustered.all():
-        _, nearest = cKDTree(xyz[clustered]).query(xyz[~clustered])
+        _, nearest = KDTree(xyz[clustered]).query(xyz[~clustered])
         joined[~clustered] = labels[clustered][nearest]
     return joined
 
@@ -166,14 +166,6 @@ def _two_means(mean: Floats, weight: Floats, sweeps: int = 20) -> npt.NDArray[np
             break
         far = moved
     return far
-
-
-def _numbered(groups: Ints) -> Ints:
-    """Groups numbered from 0 by their first member, so that numbers follow from the places alone."""
-    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
 
 
 def _means(xyz: Floats, photos: Floats, cell: Ints) -> tuple[Floats, Floats]:

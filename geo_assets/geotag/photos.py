@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from geo_assets.tables import TABLES
 NULL_ISLAND_DEG = 1e-3
 """Positions this close to (0, 0) are flagged: cameras and converters write zeros for "unknown"."""
 
-REJECT_COLUMNS = [c.name for c in TABLES["geotag_rejects"].columns]
+REJECT_COLUMNS = TABLES["geotag_rejects"].column_names
 _SEGMENT = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f\ud800-\udfff]+"
 _SAFE_PATH = re.compile(rf"(?![A-Za-z]:){_SEGMENT}(?:/{_SEGMENT})*")
 _FLICKR_NAME = re.compile(r"(\d{5,})(?:_[0-9a-f]{10}.*)?(?:\.[A-Za-z]+)?")
@@ -51,8 +52,7 @@ def sift(raw: pd.DataFrame, source: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         Rows with the columns of the source's table, and rejects with the columns of ``geotag_rejects``.
     """
     raw = raw.reset_index(drop=True)
-    lon = pd.to_numeric(raw["lon"], errors="coerce").astype("float64").to_numpy()
-    lat = pd.to_numeric(raw["lat"], errors="coerce").astype("float64").to_numpy()
+    lon, lat = (_numbers(raw, name).to_numpy() for name in ("lon", "lat"))
     rules = [
         (~raw["path"].map(is_safe_path).to_numpy(bool), "the path leaves its folder or is none", ["path"]),
         (np.isnan(lon) | np.isnan(lat), "the position is missing or not a number", ["lon", "lat"]),
@@ -73,7 +73,7 @@ def sift(raw: pd.DataFrame, source: str) -> tuple[pd.DataFrame, pd.DataFrame]:
             "file": bad["file"],
             "row": bad["row"].astype(str),
             "reason": reason[~good],
-            "value": value[~good].map(_printable),
+            "value": value.loc[~good].map(_printable),
         },
         columns=REJECT_COLUMNS,
     )
@@ -104,6 +104,11 @@ def _column(raw: pd.DataFrame, name: str) -> pd.Series:
     return raw.loc[:, name] if name in raw else pd.Series(None, index=raw.index, dtype=object)
 
 
+def _numbers(raw: pd.DataFrame, name: str) -> pd.Series:
+    """A column of numbers or text as floats; what is no number is NaN."""
+    return cast(pd.Series, pd.to_numeric(raw[name], errors="coerce")).astype("float64")
+
+
 def _printable(value: object) -> str:
     return str(value).encode(errors="backslashreplace").decode()[:200]
 
@@ -126,8 +131,7 @@ def refuse_swapped(file: Path, frame: pd.DataFrame, names: tuple[str, str]) -> N
     Raises:
         SourceError: the header is swapped; the message says what to write instead.
     """
-    lon = pd.to_numeric(frame["lon"], errors="coerce").abs()
-    lat = pd.to_numeric(frame["lat"], errors="coerce").abs()
+    lon, lat = (_numbers(frame, name).abs() for name in ("lon", "lat"))
     beyond = int(((lat > 90) & (lat <= 180)).sum())
     # A few wrong latitudes are rows to reject; a twentieth of the file is a header to correct.
     if beyond and beyond > 0.05 * len(frame) and not (lon > 90).any():

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from PIL import Image
 
-LARGEST_BYTES = 45_000
-"""A picture in the metadata lives in the event log."""
+from geo_assets.pictures import figure_png
 
 
 def density_map(lon: npt.ArrayLike, lat: npt.ArrayLike, what: str) -> bytes:
@@ -34,7 +30,7 @@ def density_map(lon: npt.ArrayLike, lat: npt.ArrayLike, what: str) -> bytes:
             aspect="auto",
         )
     _world(axes, f"{what}, per cell of {step}°")
-    return _png(figure)
+    return figure_png(figure)
 
 
 def level_map(centroids: pd.DataFrame) -> bytes:
@@ -44,30 +40,17 @@ def level_map(centroids: pd.DataFrame) -> bytes:
     figure = Figure(figsize=(7.2, 2.6 * panels), dpi=75)
     for level in range(panels):
         axes = figure.add_subplot(panels, 1, level + 1)
-        cells = centroids[centroids["level"] == level]
+        cells = centroids.loc[centroids["level"] == level, :]
         size = 1 + 60 * cells["n_photos"] / cells["n_photos"].to_numpy().max(initial=1)
         axes.scatter(cells["lon"], cells["lat"], s=size, c=cells["cell_id"] % 20, cmap="tab20", linewidths=0)
         _world(axes, f"level {level}: {len(cells):,} cells")
     figure.tight_layout()
-    return _png(figure)
+    return figure_png(figure)
 
 
-def _world(axes, title: str) -> None:
+def _world(axes: Axes, title: str) -> None:
     axes.set(xlim=(-180, 180), ylim=(-90, 90), xticks=range(-180, 181, 60), yticks=range(-90, 91, 30))
     axes.set_title(title, fontsize=9)
     axes.tick_params(labelsize=7)
     axes.grid(color="0.9", linewidth=0.5)
     axes.set_axisbelow(True)
-
-
-def _png(figure: Figure) -> bytes:
-    """The figure with a palette of 64 colours, made smaller until it fits."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    while True:
-        sink = io.BytesIO()
-        image.quantize(64).save(sink, "png", optimize=True)
-        if sink.tell() <= LARGEST_BYTES:
-            return sink.getvalue()
-        image = image.resize((image.width * 4 // 5, image.height * 4 // 5))

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from geo_assets.errors import SourceError
+from geo_assets.exif import rationals
 
 _OURS = re.compile(r"geo_assets image (\S+) sequence (\S+) size (\S+)")
 
@@ -70,8 +71,8 @@ def tags(image: Mapping[str, Any], size: str) -> dict[str, dict[int, Any]]:
     if lon is not None and lat is not None:
         gps[GPSIFD.GPSVersionID] = (2, 3, 0, 0)
         gps[GPSIFD.GPSMapDatum] = b"WGS-84"
-        gps[GPSIFD.GPSLongitudeRef], gps[GPSIFD.GPSLongitude] = b"E" if lon >= 0 else b"W", degrees_of(lon)
-        gps[GPSIFD.GPSLatitudeRef], gps[GPSIFD.GPSLatitude] = b"N" if lat >= 0 else b"S", degrees_of(lat)
+        gps[GPSIFD.GPSLongitudeRef], gps[GPSIFD.GPSLongitude] = b"E" if lon >= 0 else b"W", rationals(lon)
+        gps[GPSIFD.GPSLatitudeRef], gps[GPSIFD.GPSLatitude] = b"N" if lat >= 0 else b"S", rationals(lat)
     metres = known.get("altitude_m", known.get("computed_altitude_m"))
     if metres is not None and abs(metres) < 1e6:
         gps[GPSIFD.GPSAltitudeRef] = 0 if metres >= 0 else 1
@@ -81,13 +82,6 @@ def tags(image: Mapping[str, Any], size: str) -> dict[str, dict[int, Any]]:
         gps[GPSIFD.GPSImgDirectionRef] = b"T"
         gps[GPSIFD.GPSImgDirection] = (round(heading % 360 * 100), 100)
     return {"0th": zeroth, "Exif": exif, "GPS": gps}
-
-
-def degrees_of(value: float) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """Degrees, minutes and seconds of an angle as EXIF rationals, to 1e-5 seconds (0.3 mm)."""
-    units = round(abs(value) * 3600e5)
-    minutes, seconds = divmod(units, 60 * 100_000)
-    return (minutes // 60, 1), (minutes % 60, 1), (seconds, 100_000)
 
 
 def written(jpeg: bytes) -> tuple[str, str] | None:

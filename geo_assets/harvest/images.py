@@ -81,9 +81,7 @@ def fetch(
         for row in client.each(one, chunk):
             rows.append(row)
             progress(len(rows))
-    columns = [c.name for c in TABLES["image_files"].columns]
-    frame = pd.DataFrame(rows, columns=columns) if rows else TABLES["image_files"].empty()
-    return Harvest(frame, len(missing), len(kept))
+    return Harvest(TABLES["image_files"].frame(rows), len(missing), len(kept))
 
 
 def urls(client: Mapillary, ids: list[str]) -> dict[str, dict[str, str]]:

@@ -38,9 +38,7 @@ def now() -> dt.datetime:
 
 def rows(answers: Iterable[Mapping[str, Any]], fetched_at: dt.datetime) -> pd.DataFrame:
     """Rows of table ``image_metadata`` of the API's JSON objects; what is absent or senseless becomes null."""
-    records = [row(answer, fetched_at) for answer in answers]
-    frame = pd.DataFrame(records, columns=[c.name for c in TABLES["image_metadata"].columns])
-    return frame if records else TABLES["image_metadata"].empty()
+    return TABLES["image_metadata"].frame([row(answer, fetched_at) for answer in answers])
 
 
 def row(answer: Mapping[str, Any], fetched_at: dt.datetime) -> dict[str, Any]:

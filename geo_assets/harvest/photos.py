@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geo_assets import exif
 from geo_assets.errors import ConfigError, SourceError
 from geo_assets.grid import Bounds
 from geo_assets.harvest.images import Harvest, dead_row, file_row, problem_of
@@ -24,8 +25,6 @@ from geo_assets.tables import TABLES
 SUFFIXES = (".jpg", ".jpeg")
 PAD_M = 5.0
 """A city of photos reaches this far beyond its outermost photos."""
-
-_GPS, _EXIF = 0x8825, 0x8769
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,7 @@ def scan(folder: Path) -> Scan:
             records.append(read_photo(folder, name, scanned_at))
         except SourceError as error:
             rejects.append({"path": name, "reason": str(error)})
-    columns = [c.name for c in TABLES["image_metadata"].columns]
-    photos = pd.DataFrame(records, columns=columns) if records else TABLES["image_metadata"].empty()
-    return Scan(photos, pd.DataFrame(rejects, columns=["path", "reason"]))
+    return Scan(TABLES["image_metadata"].frame(records), pd.DataFrame(rejects, columns=["path", "reason"]))
 
 
 def read_photo(folder: Path, name: str, scanned_at: dt.datetime) -> dict[str, Any]:
@@ -83,15 +80,14 @@ def read_photo(folder: Path, name: str, scanned_at: dt.datetime) -> dict[str, An
         raise SourceError(f"{name!r} is not a name that a table can keep; rename the photo.")
     try:
         with Image.open(folder / name) as image:
-            exif, (width, height) = image.getexif(), image.size
-            gps, camera = dict(exif.get_ifd(_GPS)), dict(exif.get_ifd(_EXIF))
+            tags, (width, height) = image.getexif(), image.size
+            gps, camera = dict(tags.get_ifd(exif.GPS)), dict(tags.get_ifd(exif.CAMERA))
     except Exception as error:  # a broken file fails anywhere in the decoder: OSError, SyntaxError, struct.error, ...
         raise SourceError(f"{name} cannot be read as a photo ({type(error).__name__}: {error}).") from None
-    lon = _angle(gps.get(4), gps.get(3), "W", 180)
-    lat = _angle(gps.get(2), gps.get(1), "S", 90)
-    if lon is None or lat is None:
+    lon, lat = exif.position(gps) or (math.nan, math.nan)
+    if not (-180 <= lon <= 180 and -90 <= lat <= 90):
         raise SourceError(f"{name} has no GPS position in its EXIF.")
-    author, licence = _text(exif.get(0x013B)), _text(exif.get(0x8298))
+    author, licence = exif.text(tags.get(exif.ARTIST)), exif.text(tags.get(exif.COPYRIGHT))
     return {
         "image_id": photo_id(name),
         "sequence_id": sequence_id(name),
@@ -101,7 +97,7 @@ def read_photo(folder: Path, name: str, scanned_at: dt.datetime) -> dict[str, An
         "computed_lon": None,
         "computed_lat": None,
         "computed_altitude_m": None,
-        "compass_deg": (h % 360.0 if (h := _number(gps.get(17))) is not None else None),
+        "compass_deg": heading % 360.0 if (heading := exif.number(gps.get(17))) is not None else None,
         "computed_compass_deg": None,
         "computed_rotation": None,
         "captured_at": _time(camera, scanned_at),
@@ -109,9 +105,9 @@ def read_photo(folder: Path, name: str, scanned_at: dt.datetime) -> dict[str, An
         "camera_parameters": _focal(camera),
         "width": width,
         "height": height,
-        "exif_orientation": o if (o := exif.get(0x0112)) in range(1, 9) else 1,
-        "make": _text(exif.get(0x010F)),
-        "model": _text(exif.get(0x0110)),
+        "exif_orientation": turned if (turned := tags.get(exif.ORIENTATION)) in range(1, 9) else 1,
+        "make": exif.text(tags.get(exif.MAKE)),
+        "model": exif.text(tags.get(exif.MODEL)),
         "is_pano": False,
         "quality_score": None,
         "creator_id": None,
@@ -216,39 +212,17 @@ def copy(lake: Lake, metadata: pd.DataFrame, folder: Path, partition: Mapping[st
         else:
             lake.put_bytes(key, data)
         rows.append(file_row(image_id, "original", key, data, 1))
-    columns = [c.name for c in TABLES["image_files"].columns]
-    frame = pd.DataFrame(rows, columns=columns) if rows else TABLES["image_files"].empty()
-    return Harvest(frame, len(rows) - kept, kept)
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _angle(parts: Any, reference: Any, negative: str, most: float) -> float | None:
-    """Degrees of an EXIF angle of degrees, minutes and seconds; None where it makes no sense."""
-    if not isinstance(parts, tuple) or len(parts) != 3:
-        return None
-    numbers = [_number(p) for p in parts]
-    if any(n is None for n in numbers):
-        return None
-    degrees = sum(n / 60**i for i, n in enumerate(numbers) if n is not None)
-    sign = -1 if str(reference).strip("\0 ").upper() == negative else 1
-    return sign * degrees if 0 <= degrees <= most else None
+    return Harvest(TABLES["image_files"].frame(rows), len(rows) - kept, kept)
 
 
 def _altitude(gps: Mapping[int, Any]) -> float | None:
-    metres = _number(gps.get(6))
+    metres = exif.number(gps.get(6))
     below = gps.get(5) in (1, b"\x01")
     return None if metres is None else -metres if below else metres
 
 
 def _time(camera: Mapping[int, Any], scanned_at: dt.datetime) -> dt.datetime | None:
-    text, zone = _text(camera.get(0x9003)), _text(camera.get(0x9011)) or "+00:00"
+    text, zone = exif.text(camera.get(0x9003)), exif.text(camera.get(0x9011)) or "+00:00"
     try:
         time = dt.datetime.strptime(f"{text} {zone}", "%Y:%m:%d %H:%M:%S %z").astimezone(dt.UTC)
     except (ValueError, OverflowError):
@@ -258,11 +232,5 @@ def _time(camera: Mapping[int, Any], scanned_at: dt.datetime) -> dt.datetime | N
 
 def _focal(camera: Mapping[int, Any]) -> list[float] | None:
     """Focal length over the longer side, no distortion, of the focal length that a 36 mm film would have."""
-    focal_mm = _number(camera.get(0xA405))
+    focal_mm = exif.number(camera.get(0xA405))
     return [focal_mm / 36.0, 0.0, 0.0] if focal_mm and focal_mm > 0 else None
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, bytes):
-        value = value.decode(errors="replace")
-    return value.strip("\0 \n\r\t") or None if isinstance(value, str) else None

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from geo_assets.grid import METRES_PER_DEGREE, Bounds
+from geo_assets.grid import Bounds
+from geo_assets.pictures import small_jpeg, small_png
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
 MAP_PX = 420
-MAX_BYTES, MAX_MAP_BYTES = 45_000, 40_000
-"""Pictures lie in the event log; larger ones make it slow."""
 
 _PAPER, _INK, _GREY, _ELSEWHERE = (250, 249, 245), (40, 40, 40), (196, 196, 190), (176, 176, 172)
 
@@ -43,9 +41,9 @@ def map_of(
     """
     from PIL import Image, ImageDraw
 
-    width_m, height_m = _size_m(bounds)
+    width_m, height_m = bounds.size_m
     frame = bounds.padded(0.2 * max(width_m, height_m))
-    frame_w, frame_h = _size_m(frame)
+    frame_w, frame_h = frame.size_m
     scale = (MAP_PX - 1) / max(frame_w, frame_h)  # pixels a metre
     size = (max(120, round(frame_w * scale) + 1), max(120, round(frame_h * scale) + 1))
     image = Image.new("RGB", size, _PAPER)
@@ -70,19 +68,11 @@ def map_of(
     draw.rectangle([pixel(bounds.west, bounds.north), pixel(bounds.east, bounds.south)], outline=_INK, width=2)
     _scale_bar(draw, scale, size)
     _north(draw, size)
-    png = b""
-    for colours in (48, 16, 6):  # crowded maps compress badly; fewer colours make them small
-        sink = io.BytesIO()
-        few = image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        few.save(sink, "PNG", optimize=True)
-        png = sink.getvalue()
-        if len(png) <= MAX_MAP_BYTES:
-            break
-    return png
+    return small_png(image, colours=(48, 16, 6))  # crowded maps compress badly; fewer colours keep them sharp
 
 
 def contact_sheet(jpegs: Iterable[bytes], columns: int = 4, cell_px: tuple[int, int] = (160, 120)) -> bytes:
-    """Photos side by side as one JPEG of at most :data:`MAX_BYTES`; a photo that does not decode is left out.
+    """Photos side by side as one JPEG small enough for the event log; a photo that does not decode is left out.
 
     Args:
         jpegs: the files.
@@ -108,7 +98,7 @@ def contact_sheet(jpegs: Iterable[bytes], columns: int = 4, cell_px: tuple[int, 
         x = 4 + column * (cell_px[0] + 4) + (cell_px[0] - photo.width) // 2
         y = 4 + row * (cell_px[1] + 4) + (cell_px[1] - photo.height) // 2
         sheet.paste(photo, (x, y))
-    return _small_jpeg(sheet)
+    return small_jpeg(sheet)
 
 
 def evenly(items: Sequence[str], most: int = 12) -> list[str]:
@@ -116,22 +106,6 @@ def evenly(items: Sequence[str], most: int = 12) -> list[str]:
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
-
-
-def _small_jpeg(image: Image) -> bytes:
-    while True:
-        for quality in (82, 70, 55, 40):
-            sink = io.BytesIO()
-            image.save(sink, "JPEG", quality=quality, optimize=True)
-            if sink.tell() <= MAX_BYTES:
-                return sink.getvalue()
-        image = image.resize((max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)))
-
-
-def _size_m(bounds: Bounds) -> tuple[float, float]:
-    shrink = math.cos(math.radians((bounds.south + bounds.north) / 2))
-    width_m = (bounds.east - bounds.west) * METRES_PER_DEGREE * shrink
-    return width_m, (bounds.north - bounds.south) * METRES_PER_DEGREE
 
 
 def _colour(name: str | None) -> tuple[int, int, int]:

@@ -37,6 +37,12 @@ def share_verdict(models: pd.DataFrame) -> dg.AssetCheckResult:
     )
 
 
+def _worst_placed(models: pd.DataFrame, figure: str) -> tuple[float, int]:
+    """The largest value of a figure over the placed models, and how many they are."""
+    values = models.loc[models["status"] == "placed", figure].to_numpy(float)
+    return float(values.max(initial=0.0)), len(values)
+
+
 @dg.asset_check(asset=gps_db, partitions_def=city_boxes)
 def priors_are_sane(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """Every prior is a finite position near the box with a positive standard deviation, and images have features."""
@@ -44,7 +50,7 @@ def priors_are_sane(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
     images = lake.open().read("gps_db", **key.partition)
     place = images[["east_m", "north_m", "up_m"]].astype(float)
     reach_m = 1.5 * key.grid.box_m + load().reconstruct.margin_m
-    misplaced = int((~(place[["east_m", "north_m"]].abs() <= reach_m).all(axis=1) | place.up_m.isna()).sum())
+    misplaced = int((~(place.loc[:, ["east_m", "north_m"]].abs() <= reach_m).all(axis=1) | place.up_m.isna()).sum())
     loose = int((~((images.sigma_xy_m > 0) & (images.sigma_z_m > 0))).sum())
     bare = int((images.n_keypoints == 0).sum())
     good = misplaced == 0 and loose == 0 and bare <= 0.05 * len(images)
@@ -74,18 +80,16 @@ def registered_share(context: dg.AssetCheckExecutionContext, lake: LakeResource)
 def gps_residual(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """Half of the cameras stand within two GPS standard deviations of their positions: a model that drifts does not."""
     models = lake.open().read("sparse_models", **box_key(context).partition)
-    placed = models[models.status == "placed"]
-    worst = float(placed.gps_median_m.max()) if len(placed) else 0.0
+    worst, n_placed = _worst_placed(models, "gps_median_m")
     limit = MAX_GPS_SIGMAS * load().reconstruct.gps_sigma_m
-    return _verdict(worst <= limit, median_m=round(worst, 3), limit_m=limit, n_placed=len(placed))
+    return _verdict(worst <= limit, median_m=round(worst, 3), limit_m=limit, n_placed=n_placed)
 
 
 @dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
 def reprojection_error(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """The mean reprojection error of every placed model is at most 1.5 px."""
     models = lake.open().read("sparse_models", **box_key(context).partition)
-    placed = models[models.status == "placed"]
-    worst = float(placed.reprojection_px.max()) if len(placed) else 0.0
+    worst, _ = _worst_placed(models, "reprojection_px")
     return _verdict(worst <= MAX_REPROJECTION_PX, mean_px=round(worst, 3), limit_px=MAX_REPROJECTION_PX)
 
 

@@ -39,6 +39,10 @@ UNKNOWN_ALTITUDE_SIGMA_M = 30.0
 _CONTRADICTION = 5.0  # standard deviations between two positions of one image
 _TRAVEL_STEPS = 3
 _MIN_TRAVEL_M = 5.0
+_FOR_COLMAP = [
+    *("image_id", "colmap_image_id", "camera_id", "width", "height", "known_upright"),
+    *("east_m", "north_m", "up_m", "sigma_xy_m", "sigma_z_m"),
+]
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,30 @@ def gps_database(
     images["camera_id"] = images.set_index(["sequence_id", "width", "height"]).index.map(
         cameras.set_index(["sequence_id", "width", "height"]).camera_id
     )
+    note = {"origin": [frame.lon, frame.lat, frame.alt_m], "bounds": grid.bounds(box).as_list()}
+    manifest = note | {"city": city, "box": box, "images": dict(zip(images.image_id, images.sha256, strict=True))}
+    found = _published_features(lake, images, cameras, manifest, options, log)
+    images["n_keypoints"] = images.image_id.map(found).fillna(0).astype("int64")
+    figures |= {
+        "n_cameras": len(cameras),
+        "n_keypoints_median": int(images.n_keypoints.median()),
+        "n_without_keypoints": int((images.n_keypoints == 0).sum()),
+        "upright_features": upright_features(images),
+        "origin": note["origin"],
+    }
+    rows = pd.DataFrame(images[TABLES["gps_db"].column_names])
+    return Database(rows, note, figures)
+
+
+def _published_features(
+    lake: Lake,
+    images: pd.DataFrame,
+    cameras: pd.DataFrame,
+    manifest: dict[str, Any],
+    options: Reconstruct,
+    log: Callable[[str], None] | None,
+) -> pd.Series:
+    """Publish the database with ``manifest.json`` beside it; number of keypoints by image id."""
     with tempfile.TemporaryDirectory(prefix="geo_assets_features_") as folder:
         scratch = Path(folder)
         local_images(lake, zip(images.image_id, images.path, strict=True), scratch / "images")
@@ -105,37 +133,10 @@ def gps_database(
             scratch,
             log=log,
         )
-        found = pd.Series(answer["n_keypoints"], dtype="int64")
-        images["n_keypoints"] = images.image_id.map(found).fillna(0).astype("int64")
-        note = {"origin": [frame.lon, frame.lat, frame.alt_m], "bounds": grid.bounds(box).as_list()}
-        manifest = note | {"city": city, "box": box, "images": dict(zip(images.image_id, images.sha256, strict=True))}
-        manifest |= {"options": options.model_dump(), "pycolmap": answer["pycolmap"]}
+        manifest = manifest | {"options": options.model_dump(), "pycolmap": answer["pycolmap"]}
         (published / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        lake.publish(published, lake.key("features", city=city, box=box))
-    figures |= {
-        "n_cameras": len(cameras),
-        "n_keypoints_median": int(images.n_keypoints.median()),
-        "n_without_keypoints": int((images.n_keypoints == 0).sum()),
-        "upright_features": upright_features(images),
-        "origin": note["origin"],
-    }
-    rows = pd.DataFrame(images[[c.name for c in TABLES["gps_db"].columns]])
-    return Database(rows, note, figures)
-
-
-_FOR_COLMAP = [
-    "image_id",
-    "colmap_image_id",
-    "camera_id",
-    "east_m",
-    "north_m",
-    "up_m",
-    "sigma_xy_m",
-    "sigma_z_m",
-    "known_upright",
-    "width",
-    "height",
-]
+        lake.publish(published, lake.key("features", city=manifest["city"], box=manifest["box"]))
+    return pd.Series(answer["n_keypoints"], dtype="int64")
 
 
 def effective_margin_m(options: Reconstruct, box_m: float) -> float:
@@ -163,10 +164,7 @@ def images_around(
         images = metadata.drop(columns=["width", "height"]).merge(files, on="image_id", how="inner")
         images = with_best_position(images, options.gps_sigma_m)
         if name != box:
-            inside = images.best_lon.between(bounds.west, bounds.east) & images.best_lat.between(
-                bounds.south, bounds.north
-            )
-            images = images[inside]
+            images = images[bounds.contains(images.best_lon, images.best_lat)]
         if len(images):
             found.append(images.assign(home_box=name))
     if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ def map_box(lake: Lake, city: str, box: str, options: Reconstruct, log: Callable
         published = scratch / "published"
         published.mkdir()
         with lake.local(lake.key("matches", **where)) as matches:
-            (scratch / DATABASE).write_bytes((matches / DATABASE).read_bytes())
+            shutil.copyfile(matches / DATABASE, scratch / DATABASE)
         local_images(lake, _files(lake, city, images), scratch / "images")
         said = run_step(
             "reconstruct",
@@ -108,7 +109,7 @@ def geo_reference(frame: LocalFrame) -> dict[str, Any]:
 
 def camera_rows(rows: list[dict[str, Any]], images: pd.DataFrame, frame: LocalFrame) -> pd.DataFrame:
     """Rows of ``model_cameras``: an image that two models hold stands with the larger one."""
-    columns = [c.name for c in TABLES["model_cameras"].columns]
+    columns = TABLES["model_cameras"].column_names
     if not rows:
         return TABLES["model_cameras"].empty()
     cameras = pd.DataFrame(rows).sort_values("component", kind="stable").drop_duplicates("image_id")
@@ -121,7 +122,7 @@ def model_rows(
     rows: list[dict[str, Any]], counts: dict[str, int], home: set[str], frame: LocalFrame, key: str
 ) -> pd.DataFrame:
     """Rows of ``sparse_models``: the components' figures with the frame and the folder of each."""
-    columns = [c.name for c in TABLES["sparse_models"].columns]
+    columns = TABLES["sparse_models"].column_names
     models = pd.DataFrame(rows)
     return models.assign(
         **counts,
@@ -151,7 +152,7 @@ def figures_of(models: pd.DataFrame, counts: dict[str, int]) -> dict[str, Any]:
 
 def _nothing(status: str, counts: dict[str, int], frame: LocalFrame, note: dict[str, Any]) -> Models:
     row = {"component": 0, "status": status, "n_registered": 0, "n_home_registered": 0, "n_points": 0}
-    columns = [c.name for c in TABLES["sparse_models"].columns]
+    columns = TABLES["sparse_models"].column_names
     models = pd.DataFrame([row | counts | _origin(frame)]).reindex(columns=columns)
     return Models(models, TABLES["model_cameras"].empty(), note, counts | {"status": status, "registered_share": 0.0})
 

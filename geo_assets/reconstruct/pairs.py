@@ -6,6 +6,7 @@ quota each spend the matches where depth comes from.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from geo_assets.lake import Lake
 from geo_assets.reconstruct.features import DATABASE, image_name
@@ -80,7 +81,7 @@ def match_box(
         published = Path(folder) / "published"
         published.mkdir()
         with lake.local(lake.key("features", city=city, box=box)) as features:
-            (published / DATABASE).write_bytes((features / DATABASE).read_bytes())
+            shutil.copyfile(features / DATABASE, published / DATABASE)
         lines = [f"{image_name(a)} {image_name(b)}" for a, b in zip(chosen.image_id_a, chosen.image_id_b, strict=True)]
         (published / PAIRS_FILE).write_text("".join(line + "\n" for line in lines))
         answer = run_step(
@@ -107,7 +108,7 @@ def with_inliers(chosen: pd.DataFrame, found: list[list[Any]]) -> pd.DataFrame:
     counts = frame[["n_matches", "n_inliers"]].fillna(0).astype("int64")
     frame = frame.assign(**{c: counts[c] for c in counts}, geometry=frame.geometry.fillna("UNDEFINED"))
     frame["verified"] = (frame.n_inliers >= MIN_INLIERS) & frame.geometry.isin(GEOMETRIES)
-    return pd.DataFrame(frame[[c.name for c in TABLES["match_pairs"].columns]])
+    return pd.DataFrame(frame[TABLES["match_pairs"].column_names])
 
 
 def pair_figures(cameras: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
@@ -205,7 +206,7 @@ def sees_the_same(xy: Array, heading: Array, a: Array, b: Array, rules: PairRule
 
 def _ring_pairs(xy: Array, heading: Array, sequence: Array, rules: PairRules) -> Array:
     """Up to a quota of neighbours in each ring, nearest first, few of any one foreign sequence."""
-    undirected = cKDTree(xy).query_pairs(rules.rings_m[-1], output_type="ndarray").astype(int).reshape(-1, 2)
+    undirected = KDTree(xy).query_pairs(rules.rings_m[-1], output_type="ndarray").astype(int).reshape(-1, 2)
     undirected = undirected[sees_the_same(xy, heading, undirected[:, 0], undirected[:, 1], rules)]
     a, b = np.vstack([undirected, undirected[:, ::-1]]).T
     distance = np.hypot(*(xy[a] - xy[b]).T)
@@ -250,7 +251,7 @@ def _degree_pairs(xy: Array, pairs: Array, rules: PairRules) -> Array:
     poor = np.flatnonzero(np.bincount(pairs.ravel(), minlength=n) < wanted)
     if not len(poor) or wanted < 1:
         return np.zeros((0, 2), int)
-    _, nearest = cKDTree(xy).query(xy[poor], k=wanted + 1)
+    _, nearest = KDTree(xy).query(xy[poor], k=wanted + 1)
     a, b = np.repeat(poor, wanted + 1), np.asarray(nearest).reshape(-1)
     return np.column_stack([a, b])[a != b]
 
@@ -264,7 +265,7 @@ def _bridge_pairs(xy: Array, pairs: Array, rules: PairRules) -> Array:
         smallest = int(np.argmin(np.bincount(labels)))
         inside, outside = np.flatnonzero(labels == smallest), np.flatnonzero(labels != smallest)
         k = min(rules.bridge_pairs, len(outside))
-        distance, nearest = cKDTree(xy[outside]).query(xy[inside], k=[*range(1, k + 1)])
+        distance, nearest = KDTree(xy[outside]).query(xy[inside], k=[*range(1, k + 1)])
         closest = np.argsort(distance.ravel(), kind="stable")[: rules.bridge_pairs]
         found.append(np.column_stack([np.repeat(inside, k), outside[nearest.ravel()]])[closest])
         labels = _labels(n, np.vstack([pairs, *found]))

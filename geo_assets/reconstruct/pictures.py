@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
-
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-
-mpl.use("Agg")
-
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from geo_assets.pictures import figure_png
+
 Array = npt.NDArray[np.float64]
 
-MAX_BYTES = 45_000
 _GPS, _CAMERA, _PAIR = "#2f6fb3", "#c8372d", "#9a9a9a"
 
 
@@ -35,7 +31,7 @@ def prior_map(images: pd.DataFrame, box: str) -> bytes:
         known.east_m, known.north_m, np.sin(angle), np.cos(angle), color=_GPS, width=0.003, scale=35, headwidth=3
     )
     axes.legend(fontsize=7, loc="best")
-    return png(figure)
+    return figure_png(figure)
 
 
 def pair_pictures(images: pd.DataFrame, pairs: pd.DataFrame) -> bytes:
@@ -53,7 +49,7 @@ def pair_pictures(images: pd.DataFrame, pairs: pd.DataFrame) -> bytes:
     histogram.set(xscale="log", xlabel="inliers", ylabel="pairs")
     histogram.tick_params(labelsize=7)
     histogram.legend(fontsize=7)
-    return png(figure)
+    return figure_png(figure)
 
 
 def model_map(images: pd.DataFrame, cameras: pd.DataFrame, points: Array) -> bytes:
@@ -75,9 +71,9 @@ def model_map(images: pd.DataFrame, cameras: pd.DataFrame, points: Array) -> byt
     around = np.vstack([images[["east_m", "north_m"]].to_numpy(float), cameras[["east_m", "north_m"]].to_numpy(float)])
     if len(around):  # a few points kilometres away would hide the street
         (west, south), (east, north) = around.min(0) - 15, around.max(0) + 15
-        axes.set(xlim=(west, east), ylim=(south, north))
         axes.set_aspect("equal", adjustable="box")
-    return png(figure)
+        axes.set(xlim=(west, east), ylim=(south, north))
+    return figure_png(figure)
 
 
 def _lines(images: pd.DataFrame, pairs: pd.DataFrame) -> LineCollection:
@@ -88,27 +84,16 @@ def _lines(images: pd.DataFrame, pairs: pd.DataFrame) -> LineCollection:
     return LineCollection(list(ends), colors=shades, linewidths=0.6, zorder=1)
 
 
-def _plan(title: str):
+def _plan(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 4.2), dpi=80, layout="constrained")
     axes = figure.subplots()
     _dress(axes, title)
     return figure, axes
 
 
-def _dress(axes, title: str) -> None:
+def _dress(axes: Axes, title: str) -> None:
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_title(title, fontsize=8)
     axes.set_xlabel("east [m]", fontsize=7)
     axes.set_ylabel("north [m]", fontsize=7)
     axes.tick_params(labelsize=7)
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as PNG of at most 45 kB: what the event log can carry; the resolution gives way."""
-    dpi = figure.dpi
-    while True:
-        sink = io.BytesIO()
-        figure.savefig(sink, format="png", dpi=dpi)
-        if sink.tell() <= MAX_BYTES or dpi < 20:
-            return sink.getvalue()
-        dpi *= 0.8

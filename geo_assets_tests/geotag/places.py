@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,9 @@ import msgpack
 import numpy as np
 import pandas as pd
 import piexif
-import pytest
 from PIL import Image
 
-TEST_DATA = os.environ.get("GEO_ASSETS_TEST_DATA")
-
-
-def sample(*parts: str) -> Path:
-    """A file of the sample data, or a skip with the reason."""
-    if not TEST_DATA:
-        pytest.skip("GEO_ASSETS_TEST_DATA is not set to the folder of the sample data")
-    return Path(TEST_DATA, "geotag", *parts)
+from geo_assets.exif import rationals
 
 
 def jpeg() -> bytes:
@@ -46,9 +37,9 @@ def write_photo(path: Path, lon: float | None = None, lat: float | None = None) 
     if lon is not None and lat is not None:
         gps = {
             piexif.GPSIFD.GPSLatitudeRef: b"N" if lat >= 0 else b"S",
-            piexif.GPSIFD.GPSLatitude: _dms(abs(lat)),
+            piexif.GPSIFD.GPSLatitude: rationals(lat),
             piexif.GPSIFD.GPSLongitudeRef: b"E" if lon >= 0 else b"W",
-            piexif.GPSIFD.GPSLongitude: _dms(abs(lon)),
+            piexif.GPSIFD.GPSLongitude: rationals(lon),
             piexif.GPSIFD.GPSDateStamp: b"2014:05:06",
             piexif.GPSIFD.GPSTimeStamp: ((7, 1), (8, 1), (9, 1)),
         }
@@ -56,12 +47,6 @@ def write_photo(path: Path, lon: float | None = None, lat: float | None = None) 
     sink = io.BytesIO()
     piexif.insert(exif, jpeg(), sink)
     path.write_bytes(sink.getvalue())
-
-
-def _dms(degrees: float) -> tuple[tuple[int, int], ...]:
-    whole, rest = divmod(degrees * 60, 60)
-    minutes, seconds = divmod(rest * 60, 60)
-    return (int(whole), 1), (int(minutes), 1), (round(seconds * 10_000), 10_000)
 
 
 def blobs(centres: Iterable[tuple[float, float]], n: int = 30, km: float = 5.0, seed: int = 0) -> pd.DataFrame:

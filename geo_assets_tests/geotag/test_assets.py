@@ -21,7 +21,7 @@ def sources(tmp_path, monkeypatch):
     for folder in (placing, landmark, flickr):
         folder.mkdir()
     places = blobs(CITIES, n=20, km=3)
-    photos = [record(f"aa/bb/{70_000 + i}.jpg", p.lon, p.lat) for i, p in enumerate(places.itertuples())]
+    photos = [record(f"aa/bb/{70_000 + i}.jpg", *p) for i, p in enumerate(places[["lon", "lat"]].to_numpy().tolist())]
     write_shard(placing / "s0.msg", photos[:60])
     write_shard(placing / "s1.msg", [*photos[60:], [1], record("../x.jpg", 1, 1), record("aa/bb/1.jpg", 0, 0)])
     (landmark / "train.csv").write_text("id,url,landmark_id\n" + "".join(f"{i:016x},u,7\n" for i in range(20)))

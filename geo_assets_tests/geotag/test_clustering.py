@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from geo_assets.geodesy import haversine_m
 from geo_assets.geotag.clustering import Dendrogram, arc_m, cluster, dendrogram, unit_sphere
-from geo_assets_tests.geotag.places import blobs, same_partition, sample
+from geo_assets_tests.geotag.places import blobs, same_partition
 
 CITIES = [(2.35, 48.85), (13.4, 52.5), (-74.0, 40.7), (139.7, 35.7), (151.2, -33.9)]
 
@@ -142,8 +144,8 @@ def test_a_coarser_cut_of_the_same_tree_has_larger_clusters():
     assert coarse.max() == len(CITIES) - 1 < fine.max()
 
 
-def test_real_photo_places_do_not_follow_the_order_of_rows():
-    real = pd.read_csv(sample("points", "im2gps3k_places365.csv"))[["LON", "LAT"]].to_numpy()
+def test_real_photo_places_do_not_follow_the_order_of_rows(real_data: Path):
+    real = pd.read_csv(real_data / "geotag/points/im2gps3k_places365.csv")[["LON", "LAT"]].to_numpy()
     places = pd.DataFrame(np.unique(real, axis=0), columns=["lon", "lat"])
     order = np.random.default_rng(0).permutation(len(places))
     back = np.empty(len(places), np.int64)

@@ -21,7 +21,7 @@ def put(lake: Lake, source: str, rows: list[tuple[str, float, float]]) -> None:
 
 
 def put_images(lake: Lake, images: list[dict], box: str = "r00c00", city: str = "here") -> None:
-    columns = [c.name for c in TABLES["image_metadata"].columns]
+    columns = TABLES["image_metadata"].column_names
     frame = pd.DataFrame(images).reindex(columns=columns).astype(object)
     lake.write("image_metadata", frame, city=city, box=box)
 

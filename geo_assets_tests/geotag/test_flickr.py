@@ -1,11 +1,12 @@
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from geo_assets.errors import SourceError
-from geo_assets.geotag.flickr import exif_position, read_flickr
-from geo_assets_tests.geotag.places import sample, write_photo
+from geo_assets.geotag.flickr import read_flickr
+from geo_assets_tests.geotag.places import write_photo
 
 
 def test_photos_are_read_from_their_exif(tmp_path):
@@ -26,19 +27,6 @@ def test_photos_without_a_position_are_rejects(tmp_path):
     photos, rejects = read_flickr(tmp_path)
     assert photos.empty
     assert rejects["reason"].tolist() == ["the EXIF has no GPS position", "the photo cannot be read"]
-
-
-@pytest.mark.parametrize(
-    "gps",
-    [
-        {},
-        {1: "N", 2: (1, 2, 3)},
-        {1: "N", 2: (1, 2), 3: "E", 4: (1, 2, 3)},
-        {1: "", 2: (1, 2, 3), 3: "E", 4: (1, 2, 3)},
-    ],
-)
-def test_half_a_position_is_none(gps):
-    assert exif_position(gps) is None
 
 
 def test_a_csv_goes_before_the_exif_of_its_photos(tmp_path):
@@ -63,7 +51,7 @@ def test_an_empty_folder_says_what_to_set(tmp_path):
         read_flickr(tmp_path)
 
 
-def test_the_published_swapped_file_is_refused(tmp_path):
-    shutil.copy(sample("points", "im2gps3k_swapped_header_head.csv"), tmp_path / "a.csv")
+def test_the_published_swapped_file_is_refused(real_data: Path, tmp_path):
+    shutil.copy(real_data / "geotag/points/im2gps3k_swapped_header_head.csv", tmp_path / "a.csv")
     with pytest.raises(SourceError, match="swapped"):
         read_flickr(tmp_path)

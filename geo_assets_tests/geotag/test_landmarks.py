@@ -1,10 +1,10 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
 from geo_assets.errors import SourceError
 from geo_assets.geotag.landmarks import read_landmarks
-from geo_assets_tests.geotag.places import sample
 
 TRAIN = "id,url,landmark_id\n6e158a47eb2ca3f6,https://x/1.jpg,7\n202cd79556f30760,https://x/2.jpg,8\nnot-an-id,https://x/3.jpg,7\n"
 
@@ -68,8 +68,8 @@ def test_what_is_missing_is_named(tmp_path, files, message):
         read_landmarks(tmp_path)
 
 
-def test_the_sample_of_landmark_coordinates(tmp_path):
-    shutil.copy(sample("gldv2", "gldv2_gc_sample.csv"), tmp_path / "landmark_coordinates.csv")
+def test_the_sample_of_landmark_coordinates(real_data: Path, tmp_path):
+    shutil.copy(real_data / "geotag/gldv2/gldv2_gc_sample.csv", tmp_path / "landmark_coordinates.csv")
     (tmp_path / "train.csv").write_text("id,url,landmark_id\n6e158a47eb2ca3f6,u,2\n202cd79556f30760,u,3\n")
     photos, rejects = read_landmarks(tmp_path)
     assert photos["lat"].tolist() == [47.959444444444, -28.1833] and rejects.empty

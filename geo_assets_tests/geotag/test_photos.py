@@ -1,10 +1,11 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from geo_assets.errors import SourceError
 from geo_assets.geotag.photos import author_hash, flickr_id, is_safe_path, refuse_swapped, sift
 from geo_assets.tables import TABLES
-from geo_assets_tests.geotag.places import sample
 
 
 @pytest.mark.parametrize("path", ["a.jpg", "13/20/8010869266.jpg", "with space/ü.jpg", "..a/b..", "a/.hidden"])
@@ -85,8 +86,8 @@ def test_a_swapped_header_is_refused(tmp_path):
     refuse_swapped(tmp_path / "a.csv", one_bad_row, ("LON", "LAT"))
 
 
-def test_the_published_swapped_file_is_refused():
-    file = sample("points", "im2gps3k_swapped_header_head.csv")
+def test_the_published_swapped_file_is_refused(real_data: Path):
+    file = real_data / "geotag/points/im2gps3k_swapped_header_head.csv"
     frame = pd.read_csv(file).rename(columns={"LON": "lon", "LAT": "lat"})
     with pytest.raises(SourceError, match="swapped"):
         refuse_swapped(file, frame, ("LON", "LAT"))

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from geo_assets.errors import SourceError
 from geo_assets.geotag.placing2016 import read_placing
-from geo_assets_tests.geotag.places import record, sample, write_shard
+from geo_assets_tests.geotag.places import record, write_shard
 
 MP16 = "IMG_ID,AUTHOR,LAT,LON,S3_Label\n13/20/8010869266.jpg,78841376@N00,29.4,-98.5,1\nba/08/6468190417.jpg,b@N00,41.9,12.5,2\n"
 
@@ -83,8 +85,8 @@ def test_a_folder_without_shards_says_what_to_set(tmp_path):
         read_placing(tmp_path)
 
 
-def test_the_sample_shards():
-    photos, rejects = read_placing(sample("msgpack"))
+def test_the_sample_shards(real_data: Path):
+    photos, rejects = read_placing(real_data / "geotag/msgpack")
     assert len(photos) == 10 and len(rejects) == 8
     assert sum(map(len, photos["flags"])) == 1  # the null island
     assert {-179.9999, 179.9999} <= set(photos["lon"])

@@ -12,7 +12,8 @@ from PIL import Image
 
 from geo_assets.demo.server import Behaviour, serving
 from geo_assets.errors import SourceError
-from geo_assets.harvest.exif import degrees_of, with_exif, written
+from geo_assets.exif import rationals
+from geo_assets.harvest.exif import with_exif, written
 from geo_assets.harvest.images import fetch, problem_of
 from geo_assets.harvest.metadata import FIELDS, rows
 from geo_assets.lake import Lake
@@ -81,7 +82,7 @@ def test_an_image_of_which_little_is_known() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 59.99999999, 179.999999999, 1e-9, 11.575])
 def test_angles_as_rationals(value: float) -> None:
-    d, m, s = degrees_of(value)
+    d, m, s = rationals(value)
     assert m[0] < 60 and s[0] < 60 * s[1]
     assert d[0] + m[0] / 60 + s[0] / s[1] / 3600 == pytest.approx(value, abs=2e-9)
 

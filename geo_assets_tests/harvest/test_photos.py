@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from geo_assets.errors import ConfigError
+from geo_assets.exif import rationals
 from geo_assets.harvest import photos
-from geo_assets.harvest.exif import degrees_of
 from geo_assets.harvest.source import Box, PhotoFolder
 from geo_assets.lake import Lake
 from geo_assets.tables import TABLES
@@ -21,7 +21,7 @@ def photo(path: Path, lon: float | None, lat: float = 48.1, **tags: dict) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     gps: dict = dict(tags.get("gps", {}))
     if lon is not None:
-        gps |= {1: b"N" if lat >= 0 else b"S", 2: degrees_of(lat), 3: b"E" if lon >= 0 else b"W", 4: degrees_of(lon)}
+        gps |= {1: b"N" if lat >= 0 else b"S", 2: rationals(lat), 3: b"E" if lon >= 0 else b"W", 4: rationals(lon)}
     exif = piexif.dump({"0th": tags.get("zeroth", {}), "Exif": tags.get("exif", {}), "GPS": gps})
     Image.new("RGB", (40, 30), (10, 200, 30)).save(path, "JPEG", exif=exif)
 
@@ -66,9 +66,9 @@ def test_a_folder_is_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     "gps",
     [
-        {1: b"N", 2: ((48, 1), (0, 0), (0, 1)), 3: b"E", 4: degrees_of(11.0)},
-        {1: b"N", 2: degrees_of(95.0), 3: b"E", 4: degrees_of(11.0)},
-        {1: b"N", 2: degrees_of(48.0)},
+        {1: b"N", 2: ((48, 1), (0, 0), (0, 1)), 3: b"E", 4: rationals(11.0)},
+        {1: b"N", 2: rationals(95.0), 3: b"E", 4: rationals(11.0)},
+        {1: b"N", 2: rationals(48.0)},
     ],
 )
 def test_senseless_positions_are_rejected(tmp_path: Path, gps: dict) -> None:

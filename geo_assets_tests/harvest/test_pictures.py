@@ -6,6 +6,7 @@ from PIL import Image
 
 from geo_assets.grid import Bounds
 from geo_assets.harvest.pictures import contact_sheet, evenly, map_of
+from geo_assets.pictures import MAX_BYTES
 
 BOX = Bounds(11.5, 48.1, 11.507, 48.1045)
 
@@ -20,7 +21,7 @@ def test_a_map_is_small_whatever_it_shows(n: int) -> None:
     lon, lat = rng.uniform(11.498, 11.509, n), rng.uniform(48.099, 48.106, n)
     names = [None if i % 7 == 0 else f"seq{i % 40}" for i in range(n)]
     data = map_of(lon, lat, BOX, colour_by=names, neighbours=[Bounds(11.507, 48.1, 11.514, 48.1045)])
-    assert data.startswith(b"\x89PNG") and len(data) <= 40_000
+    assert data.startswith(b"\x89PNG") and len(data) <= MAX_BYTES
 
 
 def test_north_is_up_and_east_is_right() -> None:
@@ -47,7 +48,7 @@ def noise(size: tuple[int, int]) -> bytes:
 @pytest.mark.parametrize("n", [0, 1, 5, 12, 40])
 def test_a_contact_sheet_is_small_even_of_noise(n: int) -> None:
     data = contact_sheet([noise((400, 300))] * n)
-    assert len(data) <= 45_000
+    assert len(data) <= MAX_BYTES
     opened(data).load()
 
 

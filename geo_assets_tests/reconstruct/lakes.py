@@ -40,8 +40,7 @@ def write_box(lake: Lake, city: str, box: str, rows: list[dict[str, Any]], photo
         file |= {"sha256": hashlib.sha256(data).hexdigest(), "width": width, "height": height, "reason": None}
         files.append(file)
     for table, found in (("image_metadata", rows), ("image_files", files)):
-        columns = [c.name for c in TABLES[table].columns]
-        lake.write(table, pd.DataFrame(found, columns=columns) if found else TABLES[table].empty(), city=city, box=box)
+        lake.write(table, TABLES[table].frame(found), city=city, box=box)
 
 
 def lund_lake(root: Path, photos: Path) -> tuple[Lake, Grid]:
@@ -80,7 +79,7 @@ def demo_lake(root: Path) -> tuple[Lake, Grid, dict[str, Any]]:
 
     world, grid = demo_world(), demo_city().grid
     boxes: dict[str, list[dict[str, Any]]] = {box: [] for box in grid}
-    names = {c.name for c in TABLES["image_metadata"].columns}
+    names = TABLES["image_metadata"].column_names
     for image in world.images:
         known = {k: getattr(image, k) for k in names if hasattr(image, k)}
         row = metadata_row(

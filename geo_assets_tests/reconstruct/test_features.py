@@ -194,7 +194,9 @@ def test_the_database_holds_our_ids_cameras_and_priors(tmp_path: Path):
     with lake.local(f"{folder}/database.db") as path, pycolmap.Database.open(path) as db:
         images = {image.name: image for image in db.read_all_images()}
         assert {n: i.image_id for n, i in images.items()} == {
-            f"{r.image_id}.jpg": r.colmap_image_id for r in made.frame.itertuples() if r.image_id != "i2"
+            f"{name}.jpg": number
+            for name, number in zip(made.frame.image_id, made.frame.colmap_image_id, strict=True)
+            if name != "i2"
         }
         camera = db.read_all_cameras()[0]
         assert camera.has_prior_focal_length and camera.params[0] == pytest.approx(0.9 * 320)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import pytest
-
+from geo_assets.pictures import MAX_BYTES
 from geo_assets.reconstruct import features, models, pairs, pictures
 from geo_assets.settings import Reconstruct
 from geo_assets_tests.reconstruct.lakes import lund_lake
 
-DATA = os.environ.get("GEO_ASSETS_TEST_DATA")
 
-
-@pytest.mark.skipif(not DATA, reason="GEO_ASSETS_TEST_DATA does not name the folder of real data")
-def test_lund_is_reconstructed_whole_and_in_its_place(tmp_path: Path):
-    lake, grid = lund_lake(tmp_path, Path(str(DATA)) / "images" / "lund")
+def test_lund_is_reconstructed_whole_and_in_its_place(real_data: Path, tmp_path: Path):
+    lake, grid = lund_lake(tmp_path, real_data / "images" / "lund")
     options, where = Reconstruct(threads=1), {"city": "lund", "box": "r00c00"}
     made = features.gps_database(lake, "lund", "r00c00", grid, options)
     lake.write("gps_db", made.frame, note=made.note, **where)
@@ -33,4 +28,4 @@ def test_lund_is_reconstructed_whole_and_in_its_place(tmp_path: Path):
         pictures.pair_pictures(made.frame, matched.frame),
         pictures.model_map(made.frame, found.cameras, found.points),
     ):
-        assert png.startswith(b"\x89PNG") and len(png) <= pictures.MAX_BYTES
+        assert png.startswith(b"\x89PNG") and len(png) <= MAX_BYTES

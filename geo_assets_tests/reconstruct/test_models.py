@@ -24,13 +24,13 @@ def image_rows(n: int) -> pd.DataFrame:
     """Rows of ``gps_db`` along a line."""
     frame = pd.DataFrame({"image_id": [f"i{k}" for k in range(n)], "east_m": np.arange(n) * 5.0})
     known: dict[str, Any] = {"north_m": 0.0, "up_m": 0.0, "sigma_xy_m": 3.0, "sigma_z_m": 10.0, "home_box": "r00c00"}
-    return frame.assign(**known, n_keypoints=100).reindex(columns=[c.name for c in TABLES["gps_db"].columns])
+    return frame.assign(**known, n_keypoints=100).reindex(columns=TABLES["gps_db"].column_names)
 
 
 def pair_rows(pairs: list[tuple[int, int]], verified: bool = True) -> pd.DataFrame:
     frame = pd.DataFrame({"image_id_a": [f"i{a}" for a, _ in pairs], "image_id_b": [f"i{b}" for _, b in pairs]})
     frame = frame.assign(n_inliers=100, n_matches=120, geometry="CALIBRATED", reason="ring", verified=verified)
-    return frame.reindex(columns=[c.name for c in TABLES["match_pairs"].columns])
+    return frame.reindex(columns=TABLES["match_pairs"].column_names)
 
 
 def lake_with(root: Path, images: pd.DataFrame, pairs: pd.DataFrame) -> Lake:

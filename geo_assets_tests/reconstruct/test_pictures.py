@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from geo_assets.pictures import MAX_BYTES
 from geo_assets.reconstruct import pictures
 
 
@@ -26,7 +27,7 @@ def test_pictures_stay_small_enough_for_the_event_log():
         pictures.pair_pictures(images, pairs),
         pictures.model_map(images, pd.DataFrame(images[["image_id", "east_m", "north_m"]]), points),
     ]
-    assert all(png.startswith(b"\x89PNG") and len(png) <= pictures.MAX_BYTES for png in made)
+    assert all(png.startswith(b"\x89PNG") and len(png) <= MAX_BYTES for png in made)
 
 
 def test_pictures_of_nothing_are_still_pictures():

@@ -35,7 +35,7 @@ def quiet(line: str) -> None:
 def frame_of(table: str, *rows: dict) -> pd.DataFrame:
     types = {"time": pd.NaT}
     filled = [{c.name: types.get(c.type) for c in TABLES[table].columns} | row for row in rows]
-    return pd.DataFrame(filled, columns=[c.name for c in TABLES[table].columns])
+    return pd.DataFrame(filled, columns=TABLES[table].column_names)
 
 
 def put_model(lake: Lake, folder: Path, scene: Scene, **model: object) -> None:

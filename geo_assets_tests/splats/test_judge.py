@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from geo_assets.errors import TrainingError
+from geo_assets.pictures import MAX_BYTES
 from geo_assets.splats.engine import choose_engine, engines
 from geo_assets.splats.judge import colour_fitted, judge, mean, psnr_db
-from geo_assets.pictures import MAX_BYTES
 from geo_assets.splats.preview import compare, contact_sheet, inline_jpeg, median_view
 from geo_assets.splats.quality import verdict
 from geo_assets_tests.splats.scenes import blobs, ring, scene_of
