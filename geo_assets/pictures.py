@@ -68,4 +68,4 @@ def figure_png(figure: Figure) -> bytes:
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return small_png(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    return small_png(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()), colours=(256, 64))

@@ -28,6 +28,7 @@ from geo_assets.errors import GeoAssetsError
 
 SEED = 7
 GPS_SIGMA_M, ALTITUDE_SIGMA_M, COMPASS_SIGMA_DEG = 3.0, 5.0, 5.0
+"""Root mean square of the noise: horizontal distance, as receivers state it; height; heading."""
 WIDTH_PX, HEIGHT_PX, PANORAMA_PX = 480, 360, (960, 480)
 JPEG_QUALITY = 92
 _SENSOR_SIGMA = 0.006
@@ -266,7 +267,7 @@ def _reported(
 ) -> DemoImage:
     """What the platform says about an image: the truth through a GPS receiver, a compass and somebody's SfM."""
     frame = demo_frame()
-    sigma = np.array([GPS_SIGMA_M, GPS_SIGMA_M, ALTITUDE_SIGMA_M])
+    sigma = np.array([GPS_SIGMA_M / np.sqrt(2), GPS_SIGMA_M / np.sqrt(2), ALTITUDE_SIGMA_M])
     lon, lat, alt = (float(v) for v in frame.geodetic(camera.centre + rng.normal(0, sigma)))
     clon, clat, calt = (float(v) for v in frame.geodetic(camera.centre + rng.normal(0, sigma)))
     forward = camera.cam_from_world[2]

@@ -265,9 +265,9 @@ def _bridge_pairs(xy: Array, pairs: Array, rules: PairRules) -> Array:
         smallest = int(np.argmin(np.bincount(labels)))
         inside, outside = np.flatnonzero(labels == smallest), np.flatnonzero(labels != smallest)
         k = min(rules.bridge_pairs, len(outside))
-        distance, nearest = KDTree(xy[outside]).query(xy[inside], k=[*range(1, k + 1)])
-        closest = np.argsort(distance.ravel(), kind="stable")[: rules.bridge_pairs]
-        found.append(np.column_stack([np.repeat(inside, k), outside[nearest.ravel()]])[closest])
+        distance, nearest = (np.ravel(v) for v in KDTree(xy[outside]).query(xy[inside], k=k))
+        closest = np.argsort(distance, kind="stable")[: rules.bridge_pairs]
+        found.append(np.column_stack([np.repeat(inside, k), outside[nearest]])[closest])
         labels = _labels(n, np.vstack([pairs, *found]))
     return np.vstack(found)
 
