@@ -30,7 +30,7 @@ check: setup ## format, lint, types, definitions
 	$(BIN)/geo-assets definitions
 
 test: check ## everything: check, then all tests (the demo, chaos and browser tests too)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 pictures: setup ## make the pictures of the README from the demo
 	$(BIN)/python tools/pictures.py

@@ -291,9 +291,7 @@ class Lake:
     @contextlib.contextmanager
     def _replacing(self, path: str) -> Iterator[IO[bytes]]:
         """A file to write that takes the place of ``path`` at the end; object storage puts it at once by itself."""
-        opened: AbstractContextManager[IO[bytes]] = (
-            replacing(Path(path)) if self.is_local else self.fs.open(path, "wb")
-        )
+        opened: AbstractContextManager[IO[bytes]] = replacing(Path(path)) if self.is_local else self.fs.open(path, "wb")
         with opened as sink:
             yield sink
 

@@ -5,6 +5,8 @@ What is missing is read from the lake, so a killed run resumes at the first part
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from geo_assets.partitions import cities, city_boxes, partition_key
 from geo_assets.settings import Settings
 
 COVERAGE = "bbox_partitions"
+HOST_TAG, PROCESS_TAG = "geo_assets/host", "geo_assets/process"
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Materializer:
         Raises:
             ConfigError: the selection names nothing, or a city or box does not exist.
         """
+        end_dead_runs(self.instance)
         selected = self._resolve(selection)
         chosen = [self._known_city(c) for c in cities_] or list(self.settings.cities)
         per_box = [a for a in self._ordered() if self._partitions(a) == city_boxes]
@@ -145,6 +149,7 @@ class Materializer:
             instance=self.instance,
             partition_key=key,
             raise_on_error=False,
+            tags={HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())},
             run_config={"loggers": {"console": {"config": {"log_level": self.log_level}}}},
         )
         seconds = time.monotonic() - began
@@ -218,6 +223,35 @@ class Materializer:
     def _is_empty(self, city: str, box: str) -> bool:
         coverage = self.lake.read_if_any(COVERAGE, ["n_images"], city=city, box=box)
         return not len(coverage) or int(coverage["n_images"].iloc[0]) == 0
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs of this command line as failed whose process was killed, and free the pool slots they hold.
+
+    A killed run cannot say so itself; Dagster would show it as started and keep its slots for ever.
+
+    Returns:
+        The ids of the runs that were ended.
+    """
+    unfinished = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    mine = dg.RunsFilter(statuses=unfinished, tags={HOST_TAG: socket.gethostname()})
+    ended = []
+    for run in instance.get_runs(mine):
+        if not _is_alive(int(run.tags[PROCESS_TAG])):
+            instance.report_run_failed(run, "The process of this run was killed.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            ended.append(run.run_id)
+    return ended
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _same_box(mapping: dg.PartitionMapping | None) -> bool:

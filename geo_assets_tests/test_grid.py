@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from geo_assets.errors import ConfigError
@@ -61,3 +62,15 @@ def test_padding_is_in_metres() -> None:
     padded = Bounds(10, 60, 10.1, 60.1).padded(100)
     assert (10 - padded.west) * METRES_PER_DEGREE * math.cos(math.radians(60.05)) == pytest.approx(100, rel=1e-6)
     assert (60 - padded.south) * METRES_PER_DEGREE == pytest.approx(100, rel=1e-6)
+
+
+def test_many_points_are_asked_as_one_is() -> None:
+    bounds = Bounds(10, 60, 10.1, 60.1)
+    lon, lat = np.array([10, 10.05, 10.1, 10.05, np.nan]), np.array([60, 60.1, 60.05, 60.05, 60.05])
+    assert bounds.contains(lon, lat).tolist() == [True, False, False, True, False]
+    assert bounds.contains(lon, lat).tolist() == [bounds.contains(x, y) for x, y in zip(lon, lat, strict=True)]
+
+
+def test_the_size_of_a_box_is_in_metres() -> None:
+    grid = Grid.over(Bounds(11.5, 60.0, 11.6, 60.05), 500)
+    assert grid.bounds("r00c00").size_m == pytest.approx((500, 500), rel=1e-3)

@@ -109,7 +109,7 @@ def test_the_ui_is_told_columns_lineage_and_rows(lake):
     }
     complete = metadata(result, "stg_boxes")["dagster/column_lineage"].deps_by_column["complete"]
     # The table is written by another asset than its name says.
-    assert [(d.asset_key.to_user_string(), d.column_name) for d in complete] == [("sequence_ids", "complete")]
+    assert [(d.asset_key.to_user_string(), d.column_name) for d in complete] == [("image_metadata", "complete")]
 
 
 def test_a_young_lake_gives_empty_marts(tmp_path):
@@ -124,7 +124,7 @@ def test_a_young_lake_gives_empty_marts(tmp_path):
 def test_dependencies_are_assets(lake):
     assets = {asset.key.to_user_string(): asset for asset in sql_assets()}
     deps = {d.to_user_string() for d in assets["stg_boxes"].asset_deps[dg.AssetKey("stg_boxes")]}
-    assert deps == {"bbox_partitions", "sequence_ids", "stg_images"}
+    assert deps == {"bbox_partitions", "image_metadata", "stg_images"}
     (spec,) = assets["stg_images"].specs
     assert spec.group_name == "staging" and spec.code_version
     assert {type(d.partition_mapping) for d in spec.deps} == {dg.AllPartitionMapping}

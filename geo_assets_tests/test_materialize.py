@@ -2,6 +2,9 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -10,7 +13,7 @@ import pytest
 
 from geo_assets.errors import ConfigError, GeoAssetsError
 from geo_assets.lake import Lake
-from geo_assets.materialize import Materializer
+from geo_assets.materialize import HOST_TAG, PROCESS_TAG, Materializer, end_dead_runs
 from geo_assets.partitions import box_key, boxes_of_city, cities, city_boxes, settings, touching_boxes
 from geo_assets.reporting import failures
 from geo_assets.tables import TABLES
@@ -152,3 +155,22 @@ def test_an_interrupt_ends_everything_and_not_only_a_step(world: World, monkeypa
 def test_what_does_not_exist_is_said(world: World, selection: str, cities_: list, boxes: list, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         world.materializer().run(selection, cities_, boxes)
+
+
+def test_runs_of_killed_processes_are_ended_and_those_of_others_are_not() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        @dg.job
+        def nothing() -> None: ...
+
+        def started(host: str, process: int) -> str:
+            tags = {HOST_TAG: host, PROCESS_TAG: str(process)}
+            return instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED).run_id
+
+        here = socket.gethostname()
+        dead, alive, elsewhere = started(here, gone.pid), started(here, os.getpid()), started("another", gone.pid)
+        assert end_dead_runs(instance) == [dead]
+        found = {i: instance.get_run_by_id(i) for i in (dead, alive, elsewhere)}
+        assert [found[i].status.value for i in (dead, alive, elsewhere)] == ["FAILURE", "STARTED", "STARTED"]  # type: ignore[union-attr]
