@@ -1,5 +1,3 @@
-import pandas as pd
-
 from geo_assets.tables import TABLES
 
 
@@ -7,7 +5,7 @@ def test_records_become_rows_with_every_column() -> None:
     table = TABLES["sequence_images"]
     frame = table.frame([{"image_id": "a", "in_tiles": True}])
     assert list(frame) == table.column_names
-    assert frame["image_id"].tolist() == ["a"] and pd.isna(frame["sequence_id"][0])
+    assert frame["image_id"].tolist() == ["a"] and frame["sequence_id"].isna().tolist() == [True]
     assert table.conform(frame).num_rows == 1
 
 
