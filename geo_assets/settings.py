@@ -48,6 +48,7 @@ class City(_Part):
         default=None, description="an imagery server of this city's own; 'embedded:demo' is ours"
     )
     tiles_url: str | None = None
+    splats: dict[str, Any] = Field(default={}, description="settings of the section splats that differ for this city")
 
     @field_validator("bbox")
     @classmethod
@@ -172,6 +173,18 @@ class Settings(BaseSettings):
             )
         return self.cities[name]
 
+    def splats_of(self, city: str) -> Splats:
+        """How the splats of a city are trained: the section splats, with what differs for the city.
+
+        Raises:
+            ConfigError: no such city, or one of its values is unknown or wrong.
+        """
+        try:
+            return Splats(**self.splats.model_dump() | self.city(city).splats)
+        except ValidationError as error:
+            lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise ConfigError(f"cities.{city}.splats: {lines}.") from None
+
     @property
     def boxes(self) -> list[str]:
         """Names of all boxes of the largest grid, in order; every city's boxes are among them."""
@@ -219,6 +232,8 @@ def load() -> Settings:
     settings = _anchored(_with_demo(settings), path.parent)
     _check_names(settings)
     _check_size(settings)
+    for name in settings.cities:
+        settings.splats_of(name)
     return settings
 
 

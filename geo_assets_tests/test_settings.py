@@ -89,3 +89,13 @@ def test_the_token_does_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in repr(load())
     monkeypatch.delenv("MAPILLARY_TOKEN")
     assert mapillary_token() is None
+
+
+def test_a_city_may_be_trained_differently(tmp_path: Path) -> None:
+    city = "[cities.x]\nbbox = [4.0, 52.0, 4.01, 52.01]\n[cities.x.splats]\n"
+    (tmp_path / "geo_assets.toml").write_text("[splats]\nsteps = 300\n" + city + "sh_degree = 0\n")
+    settings = load()
+    assert (settings.splats_of("x").steps, settings.splats_of("x").sh_degree) == (300, 0)
+    (tmp_path / "geo_assets.toml").write_text(city + "stepps = 3\n")
+    with pytest.raises(ConfigError, match=r"cities\.x\.splats: stepps"):
+        load()

@@ -33,4 +33,5 @@ def demo_city() -> City:
         aoi=None,
         graph_url=EMBEDDED,
         tiles_url=EMBEDDED,
+        splats={"learning_rate_scale": 4.0},  # a drawn world without motion blur bears longer steps than photos do
     )

@@ -24,7 +24,7 @@ def splat_ply(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
     key, store = box_key(context), lake.open()
     with failures():
         if key.in_grid:
-            made = splat_of_box(store, key.city, key.box, load().splats, context.log.info)
+            made = splat_of_box(store, key.city, key.box, load().splats_of(key.city), context.log.info)
         else:
             made = not_trained("empty")
         facts = store.write("splat_ply", made.splat, **key.partition)

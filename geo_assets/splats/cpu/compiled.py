@@ -31,7 +31,8 @@ import numpy as np  # noqa: E402
 from numba.core import config  # noqa: E402
 
 if os.environ.get("NUMBA_CACHE_DIR"):
-    config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]  # where numba was imported before us
+    # Where numba was imported before us; it builds its config at run time.
+    config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]  # pyright: ignore[reportAttributeAccessIssue]
 
 f32 = np.float32
 prange = numba.prange
@@ -50,6 +51,7 @@ def parallel_kernel(function: Any) -> Any:
 
 def use_threads(wanted: int) -> int:
     """Set how many threads the kernels use; 0 means up to four. Returns the number set."""
-    count = max(1, min(wanted or 4, os.cpu_count() or 1, config.NUMBA_NUM_THREADS))
+    most = config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]  # built at run time
+    count = max(1, min(wanted or 4, os.cpu_count() or 1, most))
     numba.set_num_threads(count)
     return count

@@ -71,11 +71,11 @@ def sky_shell(scene: Scene, views: list[View], n: int, degree: int, rng: np.rand
 
 def _spacing(points: np.ndarray, extent: float) -> np.ndarray:
     """Root mean square distance to the three nearest points, within reason."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     if len(points) < 4:
         return np.full(len(points), 0.05 * extent)
-    distances = cKDTree(points).query(points, 4)[0][:, 1:]
+    distances = KDTree(points).query(points, 4)[0][:, 1:]
     spacing = np.sqrt((distances**2).mean(axis=1))
     return np.clip(spacing, 1e-4 * extent, max(np.quantile(spacing, 0.95), 1e-4 * extent))
 
