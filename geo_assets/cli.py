@@ -77,7 +77,8 @@ def city_add(name: str, bbox: str | None, aoi: Path | None, photos: Path | None,
     assert isinstance(place, City)
     path = add_city(name, place)
     grid = place.grid
-    click.echo(f"Added {name} to {path.name}: {grid.rows} x {grid.columns} = {len(grid)} boxes of {box_m:g} m.")
+    count = f"{grid.rows} x {grid.columns} = {len(grid)} boxes" if len(grid) > 1 else "one box"
+    click.echo(f"Added {name} to {path.name}: {count} of {box_m:g} m.")
     if place.photos is None and not os.environ.get("MAPILLARY_TOKEN"):
         click.echo("Mapillary wants a token: put MAPILLARY_TOKEN=MLY|... into .env (it is never logged).")
     click.echo(f"Next: geo-assets materialize --select splat_ply --city {name}")
