@@ -16,16 +16,17 @@ MODEL_FILES = ("models_geotag", "hdbscan")
 
 def _take(name: str, context: dg.AssetExecutionContext, lake: Lake, reader: Callable[..., Any]) -> dg.MaterializeResult:
     """Read one source, write its rows and its rejects, say where they came from."""
+    from geo_assets.demo.geotag_inputs import write_geotag_inputs  # light until it is called
     from geo_assets.geotag.inputs import source_input
     from geo_assets.geotag.photos import no_rejects
 
-    with failures(), source_input(name, load()) as source:
+    with failures(), source_input(name, load(), write_geotag_inputs) as source:
         context.log.info(f"{name}: {source.status}")
         rows, rejects = TABLES[name].empty(), no_rejects()
         if source.folder is not None:
             rows, rejects = reader(source.folder, context.log.info)
-        facts = lake.write(name, rows)
         lake.write("geotag_rejects", rejects, source=name)
+        facts = lake.write(name, rows)  # last: a killed run is taken up where this table is missing
     reasons = rejects["reason"].value_counts().to_dict()
     figures = {"status": source.status, "n_photos": len(rows), "n_rejects": len(rejects), "reject_reasons": reasons}
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(figures))
@@ -75,8 +76,8 @@ def geotag_combined(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     store = lake.open()
     with failures():
         combined = combine(store)
-        facts = store.write("geotag_combined", combined.photos)
         store.write("geotag_rejects", combined.rejects, source="geotag_combined")
+        facts = store.write("geotag_combined", combined.photos)
     context.log.info(", ".join(f"{k} {v:,}" for k, v in combined.figures.items()))
     photos = combined.photos
     png = density_map(photos["lon"], photos["lat"], f"{len(photos):,} photos")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Input:
 
 
 @contextlib.contextmanager
-def source_input(name: str, settings: Settings) -> Iterator[Input]:
+def source_input(name: str, settings: Settings, stand_in: Callable[[Path], None]) -> Iterator[Input]:
     """The input of one source.
 
     The demo's inputs stand in only where no photo set is configured at all, so that they never mix with real ones.
@@ -31,6 +31,7 @@ def source_input(name: str, settings: Settings) -> Iterator[Input]:
     Args:
         name: one of :data:`SOURCES`.
         settings: names the folders.
+        stand_in: writes the demo's inputs into a folder.
 
     Raises:
         SourceError: the configured folder does not exist.
@@ -42,10 +43,8 @@ def source_input(name: str, settings: Settings) -> Iterator[Input]:
             raise SourceError(f"geotag.{name} is {folder}, which is no folder. Correct it in geo_assets.toml.")
         yield Input(folder, f"folder {folder}")
     elif settings.demo.enabled and not any(folders.values()):
-        from geo_assets.demo.geotag_inputs import write_geotag_inputs  # only the demo pays for it
-
         with tempfile.TemporaryDirectory(prefix="geo_assets_geotag_") as scratch:
-            write_geotag_inputs(Path(scratch))
+            stand_in(Path(scratch))
             yield Input(Path(scratch) / name, "demo inputs")
     else:
         yield Input(None, f"not configured (set geotag.{name} in geo_assets.toml to the folder of the photo set)")

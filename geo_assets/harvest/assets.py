@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from geo_assets.errors import IncompleteHarvest
 from geo_assets.partitions import BoxKey, box_key, city_boxes
 from geo_assets.reporting import Progress, failures, picture, plain, table_facts
 from geo_assets.resources import ImageryResource, LakeResource
@@ -122,14 +123,15 @@ def image_metadata(
         found = source.describe(candidates, sequences, figures, _report(context))
         bounds = {"bounds": key.bounds.as_list()}
         store.write("certificates", found.certificate, note=bounds, **key.partition)
-        facts = store.write("image_metadata", found.metadata, note=bounds, **key.partition)
+        proof = summary(found.certificate)
         counts = found.figures | {"n_images": len(found.metadata), "requests": source.requests}
+        if not proof["complete"]:  # complete or failed: the images of an earlier harvest stay as they are
+            raise IncompleteHarvest(f"Box {key.box} of {key.city}: {proof['certificate']}", **counts)
+        facts = store.write("image_metadata", found.metadata, note=bounds, **key.partition)
     lon, lat = metadata.position(found.metadata)
     png = pictures.map_of(lon, lat, key.bounds, colour_by=list(found.metadata["sequence_id"]))
     counts |= {"seconds": time.monotonic() - began}
-    return dg.MaterializeResult(
-        metadata=table_facts(facts) | plain(summary(found.certificate) | counts) | {"map": picture(png, "map")}
-    )
+    return dg.MaterializeResult(metadata=table_facts(facts) | plain(proof | counts) | {"map": picture(png, "map")})
 
 
 @dg.asset(

@@ -27,8 +27,8 @@ def splat_ply(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
             made = splat_of_box(store, key.city, key.box, load().splats_of(key.city), context.log.info)
         else:
             made = not_trained("empty")
-        facts = store.write("splat_ply", made.splat, **key.partition)
         store.write("splat_views", made.views, **key.partition)
+        facts = store.write("splat_ply", made.splat, **key.partition)
     pictures = {name: picture(data, name) for name, data in made.pictures.items()}
     folder = store.uri(store.key("splats", **key.partition))
     pages = {"viewer": dg.MetadataValue.path(f"{folder}/viewer.html")} if made.pictures else {}

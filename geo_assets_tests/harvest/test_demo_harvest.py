@@ -13,7 +13,7 @@ from geo_assets.demo.world import World, demo_world
 from geo_assets.grid import touching
 from geo_assets.harvest.assets import ASSETS
 from geo_assets.harvest.checks import CHECKS
-from geo_assets.lake import Lake
+from geo_assets.lake import BoxPartition, Lake
 from geo_assets.partitions import partition_key
 from geo_assets.resources import ImageryResource, LakeResource
 from geo_assets.settings import load
@@ -21,12 +21,15 @@ from geo_assets.settings import load
 BOXES = ["r00c00", "r00c01", "r01c00", "r01c01"]
 
 
-def materialize(root: Path, city: str, box: str, selection: str | dg.AssetSelection = "*") -> dg.ExecuteInProcessResult:
+def materialize(
+    root: Path, city: str, box: str, selection: str | dg.AssetSelection = "*", *, raise_on_error: bool = True
+) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [*ASSETS, *CHECKS],
         partition_key=partition_key(city, box),
         resources={"lake": LakeResource(root=str(root)), "imagery": ImageryResource()},
         selection=selection,
+        raise_on_error=raise_on_error,
     )
 
 
@@ -101,6 +104,22 @@ def test_a_second_run_asks_for_no_file(demo) -> None:
     assert said["n_kept"] == figures(results["r00c00"], "image_files")["n_images"]
 
 
+def test_an_incomplete_harvest_fails_and_leaves_the_images_of_the_last_one(demo) -> None:
+    lake, _, _ = demo
+    where = BoxPartition(city="demo", box="r01c00")
+    before, good = lake.read("image_metadata", **where), lake.read("sequence_ids", **where)
+    note = lake.note("sequence_ids", **where)
+    lake.write("sequence_ids", good.assign(closed=False), note=note, **where)
+    try:
+        with pytest.raises(dg.Failure, match=r"Box r01c00 of demo: Incomplete: \d+ sequences without a list"):
+            materialize(Path(lake.root), "demo", "r01c00", "image_metadata")
+        assert not lake.read("certificates", **where)["complete"].any()
+        assert lake.read("image_metadata", **where).equals(before)
+    finally:
+        lake.write("sequence_ids", good, note=note, **where)
+        materialize(Path(lake.root), "demo", "r01c00", "image_metadata")
+
+
 def test_a_check_fails_when_something_is_unresolved(demo) -> None:
     lake, _, _ = demo
     good = lake.read("certificates", city="demo", box="r01c01")
@@ -108,8 +127,9 @@ def test_a_check_fails_when_something_is_unresolved(demo) -> None:
     lake.write("certificates", bad, city="demo", box="r01c01")
     try:
         selection = dg.AssetSelection.assets("image_files") | dg.AssetSelection.checks(*CHECKS)
-        result = materialize(Path(lake.root), "demo", "r01c01", selection)
-        assert verdicts(result)["harvest_is_complete"] is False and verdicts(result)["files_decode"] is True
+        result = materialize(Path(lake.root), "demo", "r01c01", selection, raise_on_error=False)
+        assert verdicts(result)["harvest_is_complete"] is False
+        assert not result.asset_materializations_for_node("image_files"), "nothing is spent on an incomplete box"
     finally:
         lake.write("certificates", good, city="demo", box="r01c01")
 
@@ -118,7 +138,7 @@ PHOTOS = """
 import sys
 from pathlib import Path
 from geo_assets_tests.harvest.test_demo_harvest import figures, materialize, verdicts
-from geo_assets.lake import Lake
+from geo_assets.lake import BoxPartition, Lake
 root, city = Path(sys.argv[1]), sys.argv[2]
 from geo_assets.settings import load
 grid = load().city(city).grid
