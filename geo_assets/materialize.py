@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-from geo_assets.errors import ConfigError
+from geo_assets.errors import ConfigError, GeoAssetsError
 from geo_assets.grid import Grid
 from geo_assets.lake import Lake
 from geo_assets.partitions import cities, city_boxes, partition_key
 from geo_assets.settings import Settings
 
 COVERAGE = "bbox_partitions"
+SAME_FAILURES = 3
+"""So many boxes in a row that fail for the same reason (no token, no disk) end the run: the others would too."""
 HOST_TAG, PROCESS_TAG = "geo_assets/host", "geo_assets/process"
 
 
@@ -87,6 +89,7 @@ class Materializer:
 
         Raises:
             ConfigError: the selection names nothing, or a city or box does not exist.
+            GeoAssetsError: several boxes in a row failed for the same reason.
         """
         end_dead_runs(self.instance)
         selected = self._resolve(selection)
@@ -164,6 +167,9 @@ class Materializer:
             self.outcome.failed[work.place] = reason
             self._failed_assets |= set(work.assets)
             self.say(f"{work.place:<24} {', '.join(work.assets):<60} {seconds:6.1f} s  FAILED: {reason}")
+            reasons = list(self.outcome.failed.values())
+            if reasons[-SAME_FAILURES:] == [reason] * SAME_FAILURES:
+                raise GeoAssetsError(f"{SAME_FAILURES} boxes in a row failed for the same reason: {reason}")
 
     # -- questions --------------------------------------------------------------------------------------------
 

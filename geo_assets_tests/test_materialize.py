@@ -28,6 +28,7 @@ class World:
         self.lake = Lake(root)
         self.runs: list[tuple[str, str]] = []
         self.broken: set[tuple[str, str]] = set()
+        self.no_token = False
         self.lines: list[str] = []
 
     def box_asset(self, name: str, deps: list) -> dg.AssetsDefinition:
@@ -37,6 +38,8 @@ class World:
             with failures():
                 if (name, key.box) in self.broken:
                     raise GeoAssetsError(f"{name} of {key.box} is broken; mend it.")
+                if self.no_token:
+                    raise GeoAssetsError("No token.")
                 frame = TABLES[name].empty()
                 if name == "bbox_partitions":
                     n = 0 if key.box == EMPTY_BOX else 5
@@ -115,6 +118,13 @@ def test_a_broken_box_is_named_and_the_others_go_on(world: World) -> None:
     outcome = world.materializer().run("sparse_models", ["demo"], only_missing=True)
     assert not outcome.failed
     assert ("sparse_models", "r00c00") in world.runs
+
+
+def test_boxes_that_fail_for_one_reason_end_the_run(world: World) -> None:
+    world.no_token = True
+    with pytest.raises(GeoAssetsError, match=r"3 boxes in a row failed for the same reason: No token\."):
+        world.materializer().run("sparse_models", ["demo"])
+    assert len(world.lines) == 3
 
 
 def test_what_reads_a_whole_city_waits_for_its_boxes_and_follows_them(world: World) -> None:

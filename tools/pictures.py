@@ -1,4 +1,4 @@
-"""Make the pictures of the README from the demo's lake: the graph in the UI, the map of the boxes, the splat.
+"""Make the pictures of the README from the demo's lake: the graph in the UI, the map of the boxes, the splats.
 
 Run ``make demo`` first, then ``make pictures``. They land in ``docs/pictures/``.
 """
@@ -98,9 +98,9 @@ def box_map(lake: Lake, target: Path) -> None:
     figure.savefig(target)
 
 
-def splat(lake: Lake, target: Path) -> None:
-    """The viewer page of one box."""
-    page_path = Path(lake.uri(lake.key("splats", "viewer.html", city="demo", box="r00c00")))
+def viewer(lake: Lake, key: str, target: Path) -> None:
+    """A viewer page of the lake."""
+    page_path = Path(lake.uri(key))
     with open_page(1280, 720) as (page, _):
         page.goto(page_path.as_uri(), wait_until="load", timeout=120_000)
         png = wait_until_drawn(page)
@@ -109,13 +109,14 @@ def splat(lake: Lake, target: Path) -> None:
 
 
 def main() -> None:
-    """Make all three."""
+    """Make all of them."""
     os.chdir(Path(__file__).parent.parent)
     prepare_home()
     TARGET.mkdir(parents=True, exist_ok=True)
     lake = Lake(load().lake)
     box_map(lake, TARGET / "boxes.png")
-    splat(lake, TARGET / "splat.png")
+    viewer(lake, lake.key("splats", "viewer.html", city="demo", box="r00c00"), TARGET / "splat.png")
+    viewer(lake, lake.key("splats_city", "viewer.html", city="demo"), TARGET / "city.png")
     asset_graph(TARGET / "asset_graph.png")
     for path in sorted(TARGET.glob("*.png")):
         click.echo(f"{path}  {path.stat().st_size // 1024} kB")
