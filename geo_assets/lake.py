@@ -202,6 +202,14 @@ class Lake:
             self.fs.get(path, str(copy), recursive=self.fs.isdir(path))
             yield copy
 
+    def link(self, key: str, target: Path) -> None:
+        """Put a file of the lake at a local path, to read: a link on a disk, a copy from object storage."""
+        path = self._inside(key)
+        if self.is_local:
+            target.symlink_to(Path(path).absolute())
+        else:
+            self.fs.get(path, str(target))
+
     def uri(self, path_or_key: str) -> str:
         """Full address of a path or key, for people and for Dagster's ``dagster/uri``."""
         path = path_or_key if path_or_key.startswith(self.root) else self._inside(path_or_key)

@@ -97,7 +97,7 @@ class Materializer:
         per_box = [a for a in self._ordered() if self._partitions(a) == city_boxes]
         upstream = self._with_upstream(selected)
         box_assets = [a for a in per_box if a in upstream]
-        if box_assets and any(a in per_box for a in upstream):
+        if box_assets:
             for city in chosen:
                 self._run_city(city, box_assets, selected, boxes, only_missing)
         for asset in self._ordered():

@@ -20,7 +20,8 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)  # partitioned ass
 settings: Settings = load()
 
 cities = dg.StaticPartitionsDefinition(list(settings.cities))
-boxes = dg.StaticPartitionsDefinition(settings.boxes)
+_names = dict.fromkeys(settings.boxes)  # in order, and quick to look up: there may be 25,000
+boxes = dg.StaticPartitionsDefinition(list(_names))
 city_boxes = dg.MultiPartitionsDefinition({"city": cities, "box": boxes})
 
 touching_boxes = dg.MultiPartitionMapping(
@@ -28,9 +29,7 @@ touching_boxes = dg.MultiPartitionMapping(
         "city": dg.DimensionPartitionMapping("city", dg.IdentityPartitionMapping()),
         "box": dg.DimensionPartitionMapping(
             "box",
-            dg.StaticPartitionMapping(
-                {box: [n for n in touching(box) if n in set(settings.boxes)] for box in settings.boxes}
-            ),
+            dg.StaticPartitionMapping({box: [n for n in touching(box) if n in _names] for box in _names}),
         ),
     }
 )

@@ -87,6 +87,8 @@ def test_files_and_folders(lake: Lake, tmp_path: Path) -> None:
     with lake.local(target) as local:
         assert sorted(p.name for p in local.rglob("*.bin")) == ["b.bin"], "the old folder is replaced, not merged"
     assert lake.names(lake.key("images", **BOX)) == ["1.jpg"]
+    lake.link(key, tmp_path / "linked.jpg")
+    assert (tmp_path / "linked.jpg").read_bytes() == b"jpeg"
 
 
 def test_views_hold_city_and_box_and_an_empty_table_is_an_empty_view(lake: Lake) -> None:

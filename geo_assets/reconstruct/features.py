@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -307,11 +306,7 @@ def local_images(lake: Lake, files: Iterable[tuple[str, str]], folder: Path) -> 
     """The images under their COLMAP names in a local folder: links on a disk, copies from object storage."""
     folder.mkdir(parents=True)
     for image_id, key in files:
-        with lake.local(key) as path:
-            if lake.is_local:
-                (folder / image_name(image_id)).symlink_to(path.absolute())
-            else:
-                shutil.copy(path, folder / image_name(image_id))
+        lake.link(key, folder / image_name(image_id))
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

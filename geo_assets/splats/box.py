@@ -155,12 +155,12 @@ def train_dataset(
     (out / "compare.jpg").write_bytes(jpeg(side_by_side))
     (out / "preview.jpg").write_bytes(jpeg(sheet))
     (out / "splat.geo.json").write_text(json.dumps(splat_reference(frame), indent=1))
-    shown = gaussians if len(gaussians) <= MOST_SPLATS else gaussians[gaussians.opacities.argsort()[-MOST_SPLATS:]]
+    shown = gaussians.most_opaque(MOST_SPLATS)
     (out / "viewer.html").write_text(viewer_page(shown, best.camera, title=title), encoding="utf8")
     tell(f"Held-out PSNR {figures['psnr_db'] or 0:.2f} dB (before training {figures['init_psnr_db'] or 0:.2f} dB)")
     _write_protocol(out, options, result, figures, lines, time.monotonic() - began)
     pictures = {"compare": inline_jpeg(side_by_side), "preview": inline_jpeg(sheet)}
-    columns = [c.name for c in TABLES["splat_ply"].columns]
+    columns = TABLES["splat_ply"].column_names
     row = pd.DataFrame([{"status": "trained"} | figures]).reindex(columns=columns)
     return BoxSplat(row, pd.DataFrame([dataclasses.asdict(s) for s in scores]), figures, pictures)
 
@@ -168,7 +168,7 @@ def train_dataset(
 def not_trained(status: str) -> BoxSplat:
     """The result of a box that has nothing to train on; no rows at all where there are no photos."""
     figures = {"status": status, "n_splats": 0}
-    columns = [c.name for c in TABLES["splat_ply"].columns]
+    columns = TABLES["splat_ply"].column_names
     zeros = dict.fromkeys(("n_splats", "n_train", "n_holdout", "steps", "ply_bytes"), 0)
     row = pd.DataFrame([{"status": status} | zeros]).reindex(columns=columns)
     return BoxSplat(row, TABLES["splat_views"].empty(), figures)
@@ -184,17 +184,12 @@ def _photos(lake: Lake, city: str, cameras: pd.DataFrame, folder: Path) -> Path:
             if not lake.exists(key):
                 missing.append(key)
                 continue
-            with lake.local(key) as path:
-                _link(path, folder / f"{image_id}.jpg", copy=not lake.is_local)
+            lake.link(key, folder / f"{image_id}.jpg")
     if missing:
         raise SourceError(
             f"{len(missing)} of {len(cameras)} photos of the sparse model are not in the lake, the first: {', '.join(missing[:3])}. Materialize image_files of those boxes."
         )
     return folder
-
-
-def _link(source: Path, target: Path, *, copy: bool) -> None:
-    shutil.copyfile(source, target) if copy else target.symlink_to(source.absolute())
 
 
 def _sequences(lake: Lake, city: str, box: str) -> dict[str, str]:

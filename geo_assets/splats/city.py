@@ -72,7 +72,7 @@ def splat_of_city(lake: Lake, city: str, bounds: Bounds, grid: Grid, log: Callab
         out = Path(folder)
         write_ply(out / "city.ply", whole)
         (out / "city.geo.json").write_text(json.dumps(splat_reference(frame), indent=1))
-        shown = whole if len(whole) <= MOST_SPLATS else whole[np.argsort(-whole.opacities, kind="stable")[:MOST_SPLATS]]
+        shown = whole.most_opaque(MOST_SPLATS)
         (out / "viewer.html").write_text(viewer_page(shown, camera, title=city), encoding="utf8")
         lake.publish(out, lake.key("splats_city", city=city))
         size = (out / "city.ply").stat().st_size

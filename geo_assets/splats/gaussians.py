@@ -93,6 +93,10 @@ class Gaussians:
     def __getitem__(self, which: npt.NDArray[np.bool_] | npt.NDArray[np.integer] | slice) -> Gaussians:
         return Gaussians(np.ascontiguousarray(self.rows[which]))
 
+    def most_opaque(self, n: int) -> Gaussians:
+        """The ``n`` most opaque, or all where there are no more; of equals the first."""
+        return self if len(self) <= n else self[np.argsort(-self.opacities, kind="stable")[:n]]
+
     def to_degree(self, degree: int) -> Gaussians:
         """The same Gaussians with harmonics cut, or zeros added, to a degree."""
         wanted = np.zeros((len(self), SH + 3 * coefficients(degree)), np.float32)

@@ -11,7 +11,6 @@ import pandas as pd
 import piexif
 from PIL import Image
 
-from geo_assets.demo.place import demo_city
 from geo_assets.grid import Bounds, Grid
 from geo_assets.lake import Lake
 from geo_assets.tables import TABLES
@@ -71,30 +70,6 @@ def lund_lake(root: Path, photos: Path) -> tuple[Lake, Grid]:
     lake = Lake(root)
     write_box(lake, "lund", "r00c00", rows, data)
     return lake, grid
-
-
-def demo_lake(root: Path) -> tuple[Lake, Grid, dict[str, Any]]:
-    """A lake with the four boxes of the demo city, and the true camera of each image."""
-    from geo_assets.demo.world import demo_world
-
-    world, grid = demo_world(), demo_city().grid
-    boxes: dict[str, list[dict[str, Any]]] = {box: [] for box in grid}
-    names = TABLES["image_metadata"].column_names
-    for image in world.images:
-        known = {k: getattr(image, k) for k in names if hasattr(image, k)}
-        row = metadata_row(
-            image.id,
-            **known
-            | {"captured_at": pd.Timestamp(image.captured_at_ms, unit="ms", tz="UTC")}
-            | {"camera_parameters": list(image.camera_parameters)},
-        )
-        box = grid.box_at(image.computed_lon or image.lon, image.computed_lat or image.lat)
-        if box is not None:
-            boxes[box].append(row)
-    lake = Lake(root)
-    for box, rows in boxes.items():
-        write_box(lake, CITY, box, rows, {row["image_id"]: world.jpeg(row["image_id"]) for row in rows})
-    return lake, grid, dict(world.truth)
 
 
 def _degrees(parts: Any) -> float:

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import time
 import zipfile
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from geo_assets.errors import TrainingError
+from geo_assets.files import replacing
 from geo_assets.splats.cameras import Camera, Scene, View
 from geo_assets.splats.cpu.adam import adam
 from geo_assets.splats.cpu.compiled import use_threads
@@ -267,13 +267,8 @@ def _save(state: _State, path: Path, fingerprint: str) -> None:
     arrays = {name: getattr(state.population, name) for name in ("rows", "first", "second", "pull_sum", "pull_count")}
     if state.exposure:
         arrays |= {f"exposure_{name}": getattr(state.exposure, name) for name in ("values", "first", "second")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as sink:
+    with replacing(path) as sink:
         np.savez(sink, plain=np.array(json.dumps(plain)), **arrays)
-        sink.flush()
-        os.fsync(sink.fileno())
-    temporary.replace(path)
 
 
 def _resume(request: SplatRequest, fingerprint: str, log: Log) -> _State | None:
