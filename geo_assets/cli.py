@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from geo_assets.errors import GeoAssetsError
-from geo_assets.home import load_env_file, prepare_home
+from geo_assets.home import find_home, load_env_file, prepare_home
 
 
 class _Group(click.Group):
@@ -59,12 +59,16 @@ def city() -> None:
     "--box-m", type=float, default=500.0, show_default=True, help="side of a box [m]; a box is the unit of work"
 )
 def city_add(name: str, bbox: str | None, aoi: Path | None, photos: Path | None, box_m: float) -> None:
-    """Add a city: a rectangle, a polygon, or a folder of photos."""
+    """Add a city: a rectangle, a polygon, or a folder of photos; some are known by name (city presets)."""
+    from geo_assets.places import PRESETS
     from geo_assets.settings import City, add_city
 
-    if sum(option is not None for option in (bbox, aoi, photos)) != 1:
+    n_places = sum(option is not None for option in (bbox, aoi, photos))
+    if n_places > 1 or (not n_places and name not in PRESETS):
         raise click.UsageError("Say where the city is with exactly one of --bbox, --aoi and --photos.")
-    if photos is not None:
+    if not n_places:
+        place = _city(bbox=PRESETS[name], box_m=box_m)
+    elif photos is not None:
         from geo_assets.harvest.photos import photo_city
 
         place = photo_city(photos.absolute(), box_m)
@@ -84,6 +88,15 @@ def city_add(name: str, bbox: str | None, aoi: Path | None, photos: Path | None,
     click.echo(f"Next: geo-assets materialize --select splat_ply --city {name}")
 
 
+@city.command("presets")
+def city_presets() -> None:
+    """List the cities that `city add NAME` knows without --bbox."""
+    from geo_assets.places import PRESETS
+
+    for name, bounds in PRESETS.items():
+        click.echo(f"{name:<20} {','.join(f'{v:g}' for v in bounds)}")
+
+
 @city.command("list")
 def city_list() -> None:
     """List the cities with their grids and sources."""
@@ -92,6 +105,77 @@ def city_list() -> None:
     for name, place in load().cities.items():
         source = "demo world" if place.graph_url == EMBEDDED else str(place.photos) if place.photos else "Mapillary"
         click.echo(f"{name:<20} {place.grid.rows:>3} x {place.grid.columns:<3} boxes of {place.box_m:g} m   {source}")
+
+
+@main.command()
+@click.argument("city")
+@click.option("--files", is_flag=True, help="fetch the image files as well")
+@click.option("--dry-run", is_flag=True, help="say what it will take, from the coverage tiles alone")
+@click.option("--renew", is_flag=True, help="ask again about boxes whose tiles have not changed")
+@click.option("--json", "as_json", is_flag=True, help="end with one line of JSON")
+def harvest(city: str, files: bool, dry_run: bool, renew: bool, as_json: bool) -> None:
+    """Harvest every box of a city; it ends with 0 only when nothing is known to be missing.
+
+    It can be killed at any moment: run again, it asks for no answer that it has.
+    """
+    from geo_assets.harvest.command import run_harvest
+
+    home = find_home()
+    code = run_harvest(city, click.echo, files=files, dry_run=dry_run, renew=renew, as_json=as_json)
+    if home is not None and not dry_run:
+        from geo_assets.recording import record_harvest
+
+        record_harvest(city)
+    sys.exit(code)
+
+
+@main.command()
+@click.argument("city")
+@click.option(
+    "--out", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="folder to write"
+)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(["gpkg", "parquet", "csv"]),
+    help="may be repeated; all three by default",
+)
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="an older harvest (GPKG, parquet or CSV) whose images and sequences are left out",
+)
+@click.option(
+    "--also",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="an older harvest that is merged in, each image once",
+)
+@click.option("--selected", is_flag=True, help="only the images that the city's filters select")
+@click.option("--shards", type=click.IntRange(min=1), help="so many equal lists of the image files, for parallel work")
+def export(
+    city: str,
+    folder: Path,
+    formats: tuple[str, ...],
+    without: tuple[Path, ...],
+    also: tuple[Path, ...],
+    selected: bool,
+    shards: int | None,
+) -> None:
+    """Write a city's images, sequences and boxes for a GIS, with the credits that their licence asks for."""
+    from geo_assets.harvest.export import FORMATS, export_city, export_shards
+    from geo_assets.lake import Lake
+    from geo_assets.settings import load
+
+    settings = load()
+    settings.city(city)
+    lake = Lake(settings.lake)
+    done = export_city(lake, city, folder, formats or FORMATS, without=without, also=also, only_selected=selected)
+    names = [path.name for path in done.files]
+    names += export_shards(lake, city, folder, shards) if shards else []
+    click.echo(f"{folder}: {', '.join(sorted(names))}")
 
 
 @main.command()

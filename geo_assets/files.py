@@ -11,8 +11,13 @@ from typing import IO
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file open for writing that takes the place of ``path`` at the end; a failure leaves the old one as it was."""
+def replacing(path: Path, *, sync_folder: bool = True) -> Iterator[IO[bytes]]:
+    """A file open for writing that takes the place of ``path`` at the end; a failure leaves the old one as it was.
+
+    Args:
+        path: the file.
+        sync_folder: whether its name is brought to the disk at once; who writes many files syncs the folder once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -21,7 +26,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             sink.flush()
             os.fsync(sink.fileno())
         temporary.replace(path)
-        sync(path.parent)
+        if sync_folder:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METRES_PER_DEGREE = 111_319.49
+_HAIR = 2e-6
+"""Share of a box by which a city may reach beyond its grid, which is rounded to whole boxes."""
 _NAME = re.compile(r"r(\d{2,})c(\d{2,})")
 
 
@@ -128,13 +130,37 @@ class Grid:
 
     def box_at(self, lon: float, lat: float) -> str | None:
         """Name of the box that holds a point, or None outside the grid."""
-        row = math.floor((lat - self.origin_lat) / self.step_lat)
-        column = math.floor((lon - self.origin_lon) / self.step_lon)
-        return box_name(row, column) if 0 <= row < self.rows and 0 <= column < self.columns else None
+        return self.boxes_at([lon], [lat])[0]
+
+    def boxes_at(self, lon: npt.ArrayLike, lat: npt.ArrayLike) -> npt.NDArray[np.object_]:
+        """Names of the boxes that hold the points [n]; None outside the grid, and for NaN.
+
+        A box holds its west and south edges; the grid's own north and east edges belong to its last row and column.
+        """
+        import numpy as np
+
+        row = _cells(np.asarray(lat, float), self.origin_lat, self.step_lat, self.rows)
+        column = _cells(np.asarray(lon, float), self.origin_lon, self.step_lon, self.columns)
+        known = (row >= 0) & (column >= 0)
+        names = np.full(len(row), None, object)
+        cells, which = np.unique(row[known] * self.columns + column[known], return_inverse=True)
+        here = np.array([box_name(*divmod(int(cell), self.columns)) for cell in cells], object)
+        names[known] = here[which] if len(cells) else []
+        return names
 
     def neighbours(self, name: str) -> list[str]:
         """The up to eight boxes that touch a box, without it."""
         return [other for other in touching(name) if other != name and other in self]
+
+
+def _cells(at: npt.NDArray[np.float64], origin: float, step: float, n: int) -> npt.NDArray[np.int64]:
+    """Number of the cell along one axis; -1 outside."""
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):
+        place = np.floor((at - origin) / step)
+        place = np.where((place == n) & (at <= origin + (n + _HAIR) * step), n - 1, place)
+        return np.where((place >= 0) & (place < n), place, -1).astype(np.int64)
 
 
 def touching(name: str) -> list[str]:

@@ -29,6 +29,16 @@ def prepare_home(folder: Path | None = None) -> Path:
     return home
 
 
+def find_home(folder: Path | None = None) -> Path | None:
+    """The instance folder if there is one, and this process pointed to it; nothing is made."""
+    folder = folder or Path.cwd()
+    named = os.environ.get(VARIABLE) or _of_env_file(folder / ".env")
+    if not named or not Path(named).is_dir():
+        return None
+    os.environ[VARIABLE] = named
+    return Path(named)
+
+
 def load_env_file(folder: Path | None = None) -> None:
     """Read ``.env`` into the environment, as ``dagster`` does; what is exported already wins."""
     from dotenv import load_dotenv

@@ -7,6 +7,7 @@ root, which is a folder or any fsspec URL. Nobody holds a lock: each run replace
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import re
 import shutil
@@ -94,7 +95,7 @@ class Lake:
         return Facts(schema, arrow.num_rows, self.fs.size(path), self.uri(path))
 
     def read(self, table: str, columns: list[str] | None = None, **partition: str) -> pd.DataFrame:
-        """The rows of one partition.
+        """The rows of one partition; a column that is younger than the file is null.
 
         Raises:
             GeoAssetsError: the partition was never written; the message says what to materialize.
@@ -108,7 +109,7 @@ class Lake:
                 f"dagster asset materialize -m geo_assets.definitions --select {table}{hint}"
             )
         with self.fs.open(path, "rb") as source:
-            return to_pandas(pq.read_table(source, columns=columns))
+            return to_pandas(_read(source, TABLES.get(table), columns))
 
     def read_if_any(self, table: str, columns: list[str] | None = None, **partition: str) -> pd.DataFrame:
         """The rows of one partition, or an empty frame with the table's columns where it was never written."""
@@ -126,6 +127,11 @@ class Lake:
         with self.fs.open(self._data(table, partition), "rb") as source:
             metadata = pq.read_schema(source).metadata or {}
         return json.loads(metadata.get(b"note", b"{}"))
+
+    def rows(self, table: str, **partition: str) -> int:
+        """Number of rows of a partition that was written."""
+        with self.fs.open(self._data(table, partition), "rb") as source:
+            return pq.read_metadata(source).num_rows
 
     def partitions(self, table: str) -> list[dict[str, str]]:
         """The partitions of a table that were written."""
@@ -152,10 +158,26 @@ class Lake:
         parts = [_safe(part) for part in name.split("/")] if name else []
         return "/".join(["files", _safe(kind), *_folders(partition).split("/")[:-1], *parts])
 
-    def put_bytes(self, key: str, data: bytes) -> None:
-        """Write one file atomically."""
-        with self._replacing(self._inside(key)) as sink:
+    def put_bytes(self, key: str, data: bytes, *, sync_folder: bool = True) -> None:
+        """Write one file atomically; who writes many may sync their folder once, with :meth:`sync`, instead."""
+        with self._replacing(self._inside(key), sync_folder=sync_folder) as sink:
             sink.write(data)
+
+    def modified(self, key: str) -> float:
+        """When a file was written last [s since the epoch]."""
+        time = self.fs.modified(self._inside(key))
+        return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
+
+    def remove(self, key: str) -> None:
+        """Remove one file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self._inside(key))
+
+    def sync(self, key: str) -> None:
+        """Bring the names in a folder to the disk; object storage needs no such thing."""
+        path = Path(self._inside(key))
+        if self.is_local and path.is_dir():
+            sync(path)
 
     def get_bytes(self, key: str) -> bytes:
         """The bytes of one file."""
@@ -240,33 +262,20 @@ class Lake:
     def view_sql(self, con: duckdb.DuckDBPyConnection, name: str) -> str:
         """The ``create view`` statement of a table on a connection."""
         base = f"{self.root}/tables/{_safe(name)}"
-        if self.partitions(name):
-            address = base if self.is_local else self.fs.unstrip_protocol(base)
-            # Written partitions may differ in age; union_by_name lets an older file lack a newer column.
-            return (
-                f"create or replace view \"{name}\" as select * from read_parquet('{_quoted(address)}/**/data.parquet', "
-                "hive_partitioning = true, hive_types_autocast = false, union_by_name = true)"
-            )
-        if name not in TABLES:
-            raise GeoAssetsError(
-                f"Table {name} has no data yet. Make it first: dagster asset materialize -m geo_assets.definitions --select {name}"
-            )
-        types = {
-            "string": "varchar",
-            "int": "bigint",
-            "float": "double",
-            "bool": "boolean",
-            "time": "timestamptz",
-            "strings": "varchar[]",
-            "floats": "double[]",
-            "binary": "blob",
-        }
-        table = TABLES[name]
-        columns = [(c.name, types[c.type]) for c in table.columns] + [(p, "varchar") for p in table.partition]
+        known = TABLES.get(name)
+        if not self.partitions(name):
+            if known is None:
+                raise GeoAssetsError(
+                    f"Table {name} has no data yet. Make it first: dagster asset materialize -m geo_assets.definitions --select {name}"
+                )
+            return f'create or replace view "{name}" as {_no_rows(known)}'
+        address = base if self.is_local else self.fs.unstrip_protocol(base)
+        # Written partitions may differ in age; union_by_name lets an older file lack a newer column, and the rows that
+        # are none bring a column that all files lack.
         return (
-            f'create or replace view "{name}" as select '
-            + ", ".join(f'null::{t} as "{c}"' for c, t in columns)
-            + " where false"
+            f"create or replace view \"{name}\" as select * from read_parquet('{_quoted(address)}/**/data.parquet', "
+            "hive_partitioning = true, hive_types_autocast = false, union_by_name = true)"
+            + (f" union all by name {_no_rows(known)}" if known else "")
         )
 
     def rebuild_catalog(self) -> str:
@@ -297,9 +306,11 @@ class Lake:
     # -- writing --------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _replacing(self, path: str) -> Iterator[IO[bytes]]:
+    def _replacing(self, path: str, *, sync_folder: bool = True) -> Iterator[IO[bytes]]:
         """A file to write that takes the place of ``path`` at the end; object storage puts it at once by itself."""
-        opened: AbstractContextManager[IO[bytes]] = replacing(Path(path)) if self.is_local else self.fs.open(path, "wb")
+        opened: AbstractContextManager[IO[bytes]] = (
+            replacing(Path(path), sync_folder=sync_folder) if self.is_local else self.fs.open(path, "wb")
+        )
         with opened as sink:
             yield sink
 
@@ -313,6 +324,33 @@ def _safe(name: str) -> str:
 def _folders(partition: Mapping[str, str]) -> str:
     order = [k for k in ("city", "box") if k in partition] + sorted(k for k in partition if k not in ("city", "box"))
     return "".join(f"{_safe(k)}={_safe(partition[k])}/" for k in order)
+
+
+def _read(source: IO[bytes], table: Table | None, columns: list[str] | None) -> pa.Table:
+    file = pq.ParquetFile(source)
+    young = [f for f in table.schema if f.name not in file.schema_arrow.names] if table else []
+    young = [f for f in young if columns is None or f.name in columns]
+    names = None if columns is None else [c for c in columns if c not in {f.name for f in young}]
+    rows = file.read(columns=names)
+    for field in young:
+        rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows.select(columns) if columns is not None else rows
+
+
+def _no_rows(table: Table) -> str:
+    """A query without rows that has a table's columns."""
+    types = {
+        "string": "varchar",
+        "int": "bigint",
+        "float": "double",
+        "bool": "boolean",
+        "time": "timestamptz",
+        "strings": "varchar[]",
+        "floats": "double[]",
+        "binary": "blob",
+    }
+    columns = [(c.name, types[c.type]) for c in table.columns] + [(p, "varchar") for p in table.partition]
+    return "select " + ", ".join(f'null::{t} as "{c}"' for c, t in columns) + " where false"
 
 
 def _quoted(text: str) -> str:

@@ -175,7 +175,8 @@ class Materializer:
 
     def _resolve(self, selection: str) -> set[str]:
         try:
-            keys = dg.AssetSelection.from_string(selection).resolve(self.graph)
+            # A comma joins selections, as it does for `dagster asset materialize`.
+            keys = set().union(*(dg.AssetSelection.from_string(s).resolve(self.graph) for s in selection.split(",")))
         except dg.DagsterError:
             keys = set()
         if not keys:
@@ -227,6 +228,9 @@ class Materializer:
         return self.lake.has(asset, city=city, box=box)
 
     def _is_empty(self, city: str, box: str) -> bool:
+        proof = self.lake.read_if_any("certificates", ["n_images"], city=city, box=box)
+        if len(proof) and int(proof["n_images"].iloc[0]) > 0:
+            return False  # searches found what the tiles do not show
         coverage = self.lake.read_if_any(COVERAGE, ["n_images"], city=city, box=box)
         return not len(coverage) or int(coverage["n_images"].iloc[0]) == 0
 

@@ -6,6 +6,7 @@ Environment variables begin with ``GEO_ASSETS_`` and name nested fields with two
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 from pathlib import Path
@@ -34,6 +35,24 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Select(_Part):
+    """Which of a city's images are wanted as files; metadata are harvested of all, so that filters can change."""
+
+    since: dt.datetime | None = Field(default=None, description="earliest capture time; without a zone it is UTC")
+    until: dt.datetime | None = Field(default=None, description="latest capture time; without a zone it is UTC")
+    panoramas: bool = Field(default=True, description="whether panoramas are wanted")
+    makes: tuple[str, ...] = Field(default=(), description="makers of cameras, any case; empty: all")
+    models: tuple[str, ...] = Field(default=(), description="models of cameras, any case; empty: all")
+    organizations: tuple[str, ...] = Field(default=(), description="ids of organisations; empty: all")
+    creators: tuple[str, ...] = Field(default=(), description="names or ids of authors; empty: all")
+    spacing_m: float = Field(default=0.0, ge=0, description="least distance along a sequence [m]; 0: every image")
+    strata: Path | None = Field(default=None, description="GeoJSON of polygons with a name: urban, say")
+    stratum_spacing_m: dict[str, float] = Field(
+        default={}, description="spacing inside a stratum [m]; elsewhere spacing_m holds"
+    )
+    limit: int = Field(default=0, ge=0, description="most images of a box; 0: all")
+
+
 class City(_Part):
     """A city: its bounds, the recorded origin of its grid, and where its images come from."""
 
@@ -48,6 +67,7 @@ class City(_Part):
         default=None, description="an imagery server of this city's own; 'embedded:demo' is ours"
     )
     tiles_url: str | None = None
+    select: Select = Field(default=Select(), description="which images are wanted as files")
     splats: dict[str, Any] = Field(default={}, description="settings of the section splats that differ for this city")
 
     @field_validator("bbox")
@@ -78,12 +98,18 @@ class Mapillary(_Part):
     graph_url: str = "https://graph.mapillary.com"
     tiles_url: str = "https://tiles.mapillary.com"
     image_size: Literal["256", "1024", "2048", "original"] = "2048"
-    connections: int = Field(default=16, ge=1, description="requests in flight")
+    resize: tuple[int, int] | None = Field(
+        default=None, description="width and height [px] into which a reduced copy of each file is fitted"
+    )
+    connections: int = Field(default=64, ge=1, description="most requests in flight")
     searches_per_minute: int = Field(default=10_000, description="documented limit of /images?bbox=")
     entities_per_minute: int = Field(default=60_000, description="documented limit of /:id and /images?image_ids=")
     tiles_per_minute: int = Field(default=60, description="the tile host blocks an address that asks faster")
     tiles_fresh_for_s: float = Field(
         default=6 * 3600.0, ge=0, description="a tile this young serves all its boxes from the lake"
+    )
+    answers_fresh_for_s: float = Field(
+        default=21 * 86_400.0, ge=0, description="age up to which kept answers about an unchanged box are believed"
     )
     timeout_s: float = 60.0
 
@@ -280,17 +306,19 @@ def _with_demo(settings: Settings) -> Settings:
 def _anchored(settings: Settings, folder: Path) -> Settings:
     """Relative paths of the file made absolute, so that every process of a run means the same place."""
     lake = settings.lake if "://" in settings.lake else str((folder / settings.lake).absolute())
-    cities = {
-        name: city.model_copy(
-            update={k: (folder / v).absolute() for k in ("photos", "aoi") if (v := getattr(city, k)) is not None}
-        )
-        for name, city in settings.cities.items()
-    }
+    cities = {name: _anchored_city(city, folder) for name, city in settings.cities.items()}
     names = ("placing_2016", "google_landmark", "flickr_geotag")
     geotag = settings.geotag.model_copy(
         update={k: (folder / v).absolute() for k in names if (v := getattr(settings.geotag, k)) is not None}
     )
     return settings.model_copy(update={"lake": lake, "cities": cities, "geotag": geotag})
+
+
+def _anchored_city(city: City, folder: Path) -> City:
+    paths = {k: (folder / v).absolute() for k in ("photos", "aoi") if (v := getattr(city, k)) is not None}
+    strata = city.select.strata
+    select = city.select if strata is None else city.select.model_copy(update={"strata": (folder / strata).absolute()})
+    return city.model_copy(update={**paths, "select": select})
 
 
 def _check_names(settings: Settings) -> None:

@@ -137,6 +137,7 @@ tiles           strings  z14 tiles that cover the box, as z/x/y
 n_images        int      images in the box by the tiles
 n_sequences     int      sequences in the box by the tiles
 coverage_hash   string   SHA-256 of the sorted image ids that the tiles name in the box
+changed_at      time     when the set of these ids was first seen as it is, UTC
 fetched_at      time     when the tiles were asked, UTC
 """,
     ),
@@ -161,8 +162,10 @@ image_id        string   id of the image
 sequence_id     string   sequence of the image
 in_tiles        bool     named by the tiles of original positions
 in_computed     bool     named by the tiles of computed positions
-in_closure      bool     named by the list of its sequence
+in_closure      bool     named by the list of a sequence that the tiles name
 in_audit        bool     named by a bounding-box search
+in_late_closure bool     named by the list of a sequence that only the audit or metadata named
+home_box        string   box in which tiles or searches place the image, - outside the city; null where none does
 """,
         sort="image_id",
     ),
@@ -171,20 +174,48 @@ in_audit        bool     named by a bounding-box search
         "One row: what each source said about the box, and whether the sources agree.",
         """
 n_tiles         int      tiles asked
+n_failed_tiles  int      tiles that could not be had
 n_tile_images   int      images named by the tiles
-n_closure_added int      images that only sequence lists named
+n_closure_added int      images that only the lists of the tiles' sequences named
 n_audit_cells   int      cells asked by the audit
-n_audit_added   int      images that only the audit named
+n_audit_asks    int      answers to these cells
+n_audit_again   int      images named by the audit that tiles or sequence lists named as well
+n_audit_added   int      images that only the audit, or the lists of sequences that only it named, brought
 n_unresolved    int      ids that got no metadata and no tombstone
 n_unverifiable  int      audit cells that the API would not answer however small
 n_unclosed      int      sequences with an image in the box whose images the API would not list
 n_tombstones    int      ids that the API says do not exist any more
 n_images        int      images in the box in the end
-complete        bool     whether nothing is unresolved, unverifiable or unclosed
+n_estimated_missing float images that all sources may have missed, by capture and recapture; null where unknown
+complete        bool     whether nothing is unresolved, unverifiable, unclosed or without a tile
 dataset_hash    string   SHA-256 of the sorted image ids
 fetched_at      time     when the box was harvested, UTC
 """,
         partition="city box",
+    ),
+    _table(
+        "city_certificates",
+        "One row: what the certificates of all boxes of the city say together.",
+        """
+n_boxes         int      boxes of the city's grid
+n_complete      int      boxes whose certificate is complete
+n_images        int      images in the city
+n_sequences     int      sequences with an image in the city
+n_tile_images   int      images named by the tiles
+n_closure_added int      images that only the lists of the tiles' sequences named
+n_audit_again   int      images named by the audit that tiles or sequence lists named as well
+n_audit_added   int      images that only the audit brought
+n_failed_tiles  int      tiles that could not be had
+n_unresolved    int      ids that got no metadata and no tombstone
+n_unverifiable  int      audit cells that the API would not answer however small
+n_unclosed      int      sequences whose images the API would not list
+n_tombstones    int      ids that the API says do not exist any more
+n_estimated_missing float images that all sources may have missed, by capture and recapture; null where unknown
+complete        bool     whether every box is complete
+dataset_hash    string   SHA-256 of the sorted dataset hashes of the boxes
+fetched_at      time     when the certificate was written, UTC
+""",
+        partition="city",
     ),
     _table(
         "image_metadata",
@@ -202,6 +233,7 @@ compass_deg         float   heading as recorded, clockwise from north [deg]
 computed_compass_deg float  heading corrected by structure from motion, clockwise from north [deg]
 computed_rotation   floats  axis-angle rotation of the camera [rad]; null where there is none
 captured_at         time    capture time, UTC; null where the device's clock is implausible
+captured_at_ms      int     capture time as the device said it [ms since 1970]
 camera_type         string  perspective, fisheye or spherical
 camera_parameters   floats  focal length and k1, k2, normalised by the longer side
 width               int     width of the original [px]
@@ -215,12 +247,38 @@ creator_id          string  id of the author
 creator_username    string  name of the author
 organization_id     string  organisation that owns the sequence
 sfm_cluster_id      string  id of the provider's own reconstruction
+atomic_scale        float   scale of the provider's own reconstruction
+tile_x              int     column of the z14 tile of the position
+tile_y              int     row of the z14 tile of the position, from the north
+in_aoi_original     bool    whether the recorded position lies in the city's area
+in_aoi_computed     bool    whether the corrected position lies in the city's area; null where there is none
+source_mask         int     who named the image: 1 tile, 2 computed tile, 4 sequence list, 8 audit
+stratum             string  name of the stratum polygon that the image lies in; null outside all
+dropped_by          string  the filter that keeps the image out of image_files; null where it is selected
+first_seen          time    when a harvest first named the image, UTC
+last_seen           time    when a harvest last asked about the image, UTC
+tombstoned_at       time    when the API first said that the image does not exist any more, UTC; null while it does
 source_path         string  path of the photo in the user's folder; null for Mapillary
 licence             string  licence of the image
 attribution         string  the credit that every product of the image must carry
 fetched_at          time    when the metadata was asked, UTC
 """,
         sort="image_id",
+    ),
+    _table(
+        "sequence_lines",
+        "One row a sequence with a line in the box; the file is GeoParquet.",
+        """
+sequence_id     string   id of the sequence
+n_images        int      images of it in the box that have a position
+length_m        float    geodesic length of the line in the box, gaps left out [m]
+started_at      time     earliest capture time in the box, UTC
+ended_at        time     latest capture time in the box, UTC
+creator         string   name of the author; the id where there is no name
+image_ids       strings  the images in the order of capture
+geometry        binary   LineString or MultiLineString through their positions, WKB [deg, EPSG:4326]
+""",
+        sort="sequence_id",
     ),
     _table(
         "image_files",
@@ -233,6 +291,9 @@ bytes           int      size of the file [B]
 sha256          string   SHA-256 of the file
 width           int      width [px]
 height          int      height [px]
+exif_written    bool     whether our EXIF is in the file
+resized_path    string   path of the reduced copy in the lake; null where none was asked for
+url_expires_at  time     when the address that it was fetched from expires, UTC
 status          string   done or dead
 reason          string   why a dead file is dead
 attempts        int      times it was asked for

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from geo_assets import files
 from geo_assets.files import replacing
 
 
@@ -22,3 +23,14 @@ def test_a_failure_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
         sink.write(b"ne")
         raise ValueError("half way")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("sync_folder", [True, False])
+def test_the_folder_is_synced_unless_the_caller_will(
+    sync_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync", synced.append)
+    with replacing(tmp_path / "a.bin", sync_folder=sync_folder) as sink:
+        sink.write(b"new")
+    assert synced == ([tmp_path] if sync_folder else []) and (tmp_path / "a.bin").read_bytes() == b"new"

@@ -14,7 +14,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 ROOMS = ("harvest", "reconstruct", "splats", "geotag")
 MAY_IMPORT_DAGSTER = {
     "assets.py", "checks.py", "automation.py", "marts.py", "partitions.py", "definitions.py",
-    "reporting.py", "resources.py", "materialize.py",
+    "reporting.py", "resources.py", "materialize.py", "recording.py",
 }  # fmt: skip
 HEAVY = ("pycolmap", "hdbscan", "sklearn", "geopandas", "numba", "matplotlib", "scipy", "aiohttp", "sqlglot")
 SNAPSHOT = Path(__file__).parent / "graph.json"

@@ -3,6 +3,7 @@ import threading
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from geo_assets.errors import GeoAssetsError
@@ -91,6 +92,19 @@ def test_files_and_folders(lake: Lake, tmp_path: Path) -> None:
     assert (tmp_path / "linked.jpg").read_bytes() == b"jpeg"
 
 
+def test_a_file_can_be_removed_and_many_synced_at_once(lake: Lake) -> None:
+    key = lake.key("images", "1.jpg", **BOX)
+    lake.sync(lake.key("images", **BOX))  # a folder that is not there is no error
+    lake.put_bytes(key, b"jpeg", sync_folder=False)
+    lake.sync(lake.key("images", **BOX))
+    assert lake.get_bytes(key) == b"jpeg"
+    lake.remove(key)
+    lake.remove(key)
+    assert lake.names(lake.key("images", **BOX)) == []
+    with pytest.raises(GeoAssetsError, match="inside the lake"):
+        lake.remove("../outside")
+
+
 def test_views_hold_city_and_box_and_an_empty_table_is_an_empty_view(lake: Lake) -> None:
     lake.write("sequence_ids", SEQUENCES, **BOX)
     lake.write("sequence_ids", SEQUENCES, city="demo", box="r00c01")
@@ -100,6 +114,21 @@ def test_views_hold_city_and_box_and_an_empty_table_is_an_empty_view(lake: Lake)
         ).fetchall()
         assert rows == [("r00c00", 2), ("r00c01", 2)]
         assert con.execute("select count(*) from splat_ply where city = 'x' and psnr_db > 0").fetchall() == [(0,)]
+
+
+def test_a_column_that_all_files_lack_is_null(lake: Lake) -> None:
+    """A lake that an earlier version wrote is read by the schema of today."""
+    lake.write_arrow("sequence_ids", pa.table({"sequence_id": ["a"], "n_images": [2]}), **BOX)
+    assert lake.read("sequence_ids", ["closed", "sequence_id"], **BOX).to_dict("list") == {
+        "closed": [None],
+        "sequence_id": ["a"],
+    }
+    assert set(lake.read("sequence_ids", **BOX).columns) == set(SEQUENCES.columns)
+    with lake.connect("sequence_ids") as con:
+        rows = con.sql(
+            "select sequence_id, n_images, n_in_box, closed, city, box from sequence_ids where closed is null"
+        )
+        assert rows.fetchall() == [("a", 2, None, None, "demo", "r00c00")]
 
 
 def test_writers_of_one_partition_never_leave_half_a_file(tmp_path: Path) -> None:

@@ -37,7 +37,10 @@ def lake(tmp_path) -> Lake:
     ]  # fmt: skip
     lake.write("image_metadata", rows("image_metadata", *images), **here)
     states = ["done", "done", "done", "dead"]
-    files = [{"image_id": str(i), "status": state, "bytes": 100} for i, state in enumerate(states)]
+    files = [
+        {"image_id": str(i), "status": state, "bytes": 100, "reason": "it is empty" if state == "dead" else None}
+        for i, state in enumerate(states)
+    ]
     lake.write("image_files", rows("image_files", *files), **here)
     pairs = [{"image_id_a": "0", "image_id_b": str(i), "verified": i < 3} for i in (1, 2, 3)]
     lake.write("match_pairs", rows("match_pairs", *pairs), **here)
@@ -94,6 +97,79 @@ def test_the_marts_of_a_small_lake(lake):
     assert sources[["n_photos", "n_coordinates", "n_rejects"]].values.tolist() == [[4, 2, 1]]
     balance = mart(lake, "cell_balance")
     assert balance["gini"].tolist() == [0.25, 0.0] and balance["n_cells"].tolist() == [2, 1]
+
+
+def test_marts_of_filtered_and_deleted_images(tmp_path):
+    """Filters drop one of four images, one is deleted, and of the three wanted or there one file is dead."""
+    lake = Lake(tmp_path / "lake")
+    here: Any = {"city": "here", "box": "r00c00"}
+    there: Any = {"city": "here", "box": "r00c01"}
+    gone = pd.Timestamp("2025-01-01", tz="UTC")
+    base = {"sequence_id": "s", "lon": 1.0, "lat": 10.0, "creator_username": "ada", "licence": "CC BY-SA 4.0"}
+    images = [
+        base | {"image_id": "1", "stratum": "urban"},
+        base | {"image_id": "2"},
+        base | {"image_id": "3", "dropped_by": "spacing"},
+        base | {"image_id": "4", "dropped_by": "limit", "is_pano": True},
+        base | {"image_id": "5", "tombstoned_at": gone, "sequence_id": "t", "creator_username": "eve"},
+    ]
+    lake.write("image_metadata", rows("image_metadata", *images), **here)
+    lake.write("image_metadata", rows("image_metadata", base | {"image_id": "6"}), **there)
+    files = [
+        {"image_id": "1", "status": "done", "bytes": 100, "size": "2048"},
+        {"image_id": "2", "status": "dead", "reason": "it is empty", "attempts": 4, "size": "2048"},
+        {"image_id": "3", "status": "done", "bytes": 10, "size": "2048"},  # from a time before the filter
+        {"image_id": "5", "status": "dead", "reason": "deleted", "attempts": 1, "size": "2048"},
+    ]
+    lake.write("image_files", rows("image_files", *files), **here)
+    edges = {"west": 1.0, "east": 3.0, "south": 10.0, "north": 11.0}
+    lake.write("bbox_partitions", rows("bbox_partitions", {**edges, "n_images": 9}), **here)
+    lake.write("bbox_partitions", rows("bbox_partitions", {**edges, "n_images": 2}), **there)
+    proof = {
+        "complete": True, "n_tile_images": 3, "n_closure_added": 1, "n_audit_added": 0, "n_audit_again": 2, "n_images": 4,
+        "n_tombstones": 1, "n_unresolved": 0, "n_audit_cells": 3, "n_audit_asks": 6, "n_estimated_missing": 0.5,
+    }  # fmt: skip
+    lake.write("certificates", rows("certificates", proof), **here)
+    open_ = {"complete": False, "n_images": 1, "n_tombstones": 0, "n_unresolved": 3, "n_unclosed": 1}
+    lake.write("certificates", rows("certificates", open_), **there)
+    lake.write("sequence_ids", rows("sequence_ids", {"sequence_id": "s", "n_images": 7, "closed": True}), **here)
+    for box, metres in ((here, 12.0), (there, 3.5)):
+        line = rows("sequence_lines", {"sequence_id": "s", "n_images": 1, "length_m": metres})
+        lake.write("sequence_lines", line, **box)
+    result = materialize(lake)
+    assert result.success
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+
+    staged = mart(lake, "stg_images").set_index("image_id")
+    assert staged["file_status"].to_dict() == {"1": "done", "2": "dead", "3": "done", "4": "dropped", "6": "missing"}
+    assert staged.loc["1", "stratum"] == "urban" and staged.loc["3", "dropped_by"] == "spacing"
+    coverage = mart(lake, "coverage").set_index("box")
+    # The certificate is complete, so what the tiles count beyond it is not missing.
+    assert coverage.loc["r00c00", ["n_images", "n_selected", "n_files", "n_dead", "share"]].tolist() == [4, 2, 1, 1, 1]
+    assert coverage.loc["r00c01", ["n_images", "n_selected", "n_files", "share"]].tolist() == [1, 1, 0, 0]
+    proofs = mart(lake, "harvest_completeness").set_index("box")
+    assert proofs["state"].tolist() == ["complete", "incomplete"]
+    assert proofs.loc["r00c00", ["share_audited", "asks_per_cell", "share_resolved"]].tolist() == [0.5, 2, 1]
+    assert proofs.loc["r00c00", ["n_closure_added", "n_tombstones", "n_rows"]].tolist() == [1, 1, 4]
+    assert proofs.loc["r00c01", ["n_unresolved", "n_unclosed", "n_open", "share_resolved"]].tolist() == [3, 1, 4, 0.25]
+    letters = mart(lake, "dead_letters").set_index("image_id")
+    assert letters["reason"].to_dict() == {"2": "it is empty", "5": "deleted"}
+    assert letters["attempts"].tolist() == [4, 1] and letters["tombstoned_at"].notna().tolist() == [False, True]
+    (sequence,) = mart(lake, "sequences").to_dict("records")
+    assert sequence | {
+        "sequence_id": "s", "n_boxes": 2, "n_images": 5, "n_listed": 7, "n_selected": 3, "n_files": 2, "n_panoramas": 1,
+        "length_m": 15.5, "creator": "ada",
+    } == sequence  # fmt: skip
+    # Whatever lies in the lake is credited, also what a later filter dropped.
+    assert mart(lake, "attribution")[["creator", "n_images"]].values.tolist() == [["ada", 2]]
+
+
+def test_a_certificate_that_contradicts_itself_fails_its_check(lake):
+    proof = rows("certificates", {"complete": True, "n_unresolved": 2, "n_images": 5, "n_tombstones": 0})
+    lake.write("certificates", proof, city="here", box="r00c00")
+    result = materialize(lake)
+    failed = [check.check_name for check in result.get_asset_check_evaluations() if not check.passed]
+    assert failed == ["n_open_is_0_or_not_complete"] and not result.success
 
 
 def test_the_ui_is_told_columns_lineage_and_rows(lake):

@@ -2,7 +2,8 @@ import dagster as dg
 import pytest
 
 from geo_assets.errors import ApiError, ConfigError, GeoAssetsError
-from geo_assets.reporting import Progress, failures, picture, plain
+from geo_assets.progress import Progress
+from geo_assets.reporting import failures, picture, plain
 
 
 def _late(error: ApiError) -> ApiError:

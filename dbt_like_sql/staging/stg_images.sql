@@ -1,4 +1,4 @@
--- One row an image of any city: its best position, its author and the state of its file.
+-- One row an image of any city that still exists: its best position, its author and the state of its file.
 -- city: The city.
 -- box: The box.
 -- image_id: Id of the image.
@@ -10,10 +10,12 @@
 -- creator: Name of the author; the id where there is no name.
 -- licence: Licence of the image.
 -- attribution: The credit that every product of the image must carry.
--- file_status: State of the image's file: done, dead or missing.
+-- stratum: Name of the stratum polygon that the image lies in; null outside all.
+-- dropped_by: The filter that keeps the image out of the files; null where it is selected.
+-- file_status: State of the image's file: done, dead, missing, or dropped where a filter keeps it out and it is not there.
 -- file_bytes: Size of the file [B].
 -- check: image_id is not null
--- check: file_status in ('done', 'dead', 'missing')
+-- check: file_status in ('done', 'dead', 'missing', 'dropped')
 select
     m.city,
     m.box,
@@ -26,8 +28,11 @@ select
     coalesce(m.creator_username, m.creator_id) as creator,
     m.licence,
     m.attribution,
-    coalesce(f.status, 'missing') as file_status,
+    m.stratum,
+    m.dropped_by,
+    coalesce(f.status, case when m.dropped_by is null then 'missing' else 'dropped' end) as file_status,
     f.bytes as file_bytes
 from image_metadata m
 left join image_files f on f.city = m.city and f.box = m.box and f.image_id = m.image_id
+where m.tombstoned_at is null
 order by m.city, m.box, m.image_id

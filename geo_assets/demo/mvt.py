@@ -10,6 +10,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 EXTENT = 4096
 
 Value = str | bool | int | float
@@ -33,6 +36,22 @@ class Feature:
         return any(len(part) > 1 for part in self.parts)
 
 
+@dataclass(frozen=True)
+class Points:
+    """Many points at once, which are encoded a hundred times faster than as many features.
+
+    Attributes:
+        positions: tile coordinates [n, 2].
+        columns: values of each property for each point [n], of one type a column; None where a point lacks it.
+    """
+
+    positions: npt.NDArray[np.int64]
+    columns: Mapping[str, Sequence[Value | None]]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
 def tile_position(lon: float, lat: float, zoom: int) -> tuple[float, float]:
     """Web Mercator position of a point in tiles of a zoom: the integer part names the tile (x, y)."""
     n = 1 << zoom
@@ -40,21 +59,24 @@ def tile_position(lon: float, lat: float, zoom: int) -> tuple[float, float]:
     return (lon / 360 + 0.5) * n, y * n
 
 
-def encode(layers: Mapping[str, Sequence[Feature]]) -> bytes:
+def encode(layers: Mapping[str, Sequence[Feature] | Points]) -> bytes:
     """The bytes of a tile; layers without features are left out, so that an empty tile has an empty body."""
-    return b"".join(_field(3, _layer(name, features)) for name, features in layers.items() if features)
+    return b"".join(_field(3, _layer(name, features)) for name, features in layers.items() if len(features))
 
 
-def _layer(name: str, features: Sequence[Feature]) -> bytes:
+def _layer(name: str, features: Sequence[Feature] | Points) -> bytes:
     keys: dict[str, int] = {}
     values: dict[bytes, int] = {}
     body = bytearray(_key(15, _VARINT) + _varint(2) + _field(1, name.encode()))
-    for feature in features:
-        tags = []
-        for key, value in feature.properties.items():
-            tags.append(keys.setdefault(key, len(keys)))
-            tags.append(values.setdefault(_value(value), len(values)))
-        body += _field(2, _feature(feature, tags))
+    if isinstance(features, Points):
+        body += _points(features, keys, values)
+    else:
+        for feature in features:
+            tags = []
+            for key, value in feature.properties.items():
+                tags.append(keys.setdefault(key, len(keys)))
+                tags.append(values.setdefault(_value(value), len(values)))
+            body += _field(2, _feature(feature, tags))
     for key in keys:
         body += _field(3, key.encode())
     for value in values:
@@ -75,6 +97,53 @@ def _feature(feature: Feature, tags: Sequence[int]) -> bytes:
             x, y = px, py
     kind = _LINE if feature.is_line else _POINT
     return _field(2, _packed(tags)) + _key(3, _VARINT) + _varint(kind) + _field(4, _packed(geometry))
+
+
+def _points(points: Points, keys: dict[str, int], values: dict[bytes, int]) -> bytes:
+    """The features of all points; their keys and values are added to the layer's tables.
+
+    Lengths and contents of a point are varints one after another: [2, length, [2, length, tags], 3, kind, [4, length,
+    geometry]], so that all points are one array of numbers that is encoded at once.
+    """
+    n = len(points)
+    tags = np.full((n, 2 * len(points.columns)), -1, np.int64)  # -1: the point lacks the property
+    for column, (key, given) in enumerate(points.columns.items()):
+        known: dict[Value | None, int] = {None: -1}
+        for value in given:
+            if value not in known:
+                known[value] = values.setdefault(_value(value), len(values))  # type: ignore[arg-type]
+        tags[:, 2 * column + 1] = [known[value] for value in given]
+        there = tags[:, 2 * column + 1] >= 0
+        if there.any():
+            tags[there, 2 * column] = keys.setdefault(key, len(keys))
+    xy = np.asarray(points.positions, np.int64)
+    geometry = np.column_stack([np.full(n, _MOVE_TO | 1 << 3), xy << 1 ^ xy >> 63])
+    tags_bytes, geometry_bytes = _varint_sizes(tags).sum(axis=1), _varint_sizes(geometry).sum(axis=1)
+
+    def same(number: int) -> npt.NDArray[np.int64]:
+        return np.full(n, number)
+
+    head = np.column_stack([same(2 << 3 | _BYTES), tags_bytes])
+    middle = np.column_stack([same(3 << 3 | _VARINT), same(_POINT), same(4 << 3 | _BYTES), geometry_bytes])
+    content = np.column_stack([head, tags, middle, geometry])
+    opening = np.column_stack([same(2 << 3 | _BYTES), _varint_sizes(content).sum(axis=1)])
+    return _varints(np.column_stack([opening, content]).ravel())
+
+
+def _varint_sizes(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Bytes of each number as varint; 0 for a negative one, which stands for nothing."""
+    steps = np.int64(1) << np.arange(7, 63, 7)
+    return np.where(numbers < 0, 0, 1 + np.searchsorted(steps, numbers, side="right"))
+
+
+def _varints(numbers: npt.NDArray[np.int64]) -> bytes:
+    """The numbers as varints, negative ones left out."""
+    numbers = numbers[numbers >= 0]
+    sizes = _varint_sizes(numbers)
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    septets = np.repeat(numbers, sizes) >> 7 * within & 0x7F
+    more = within < np.repeat(sizes - 1, sizes)
+    return (septets | more << 7).astype(np.uint8).tobytes()
 
 
 def _value(value: Value) -> bytes:

@@ -38,7 +38,7 @@ _ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DemoImage:
     """One image as the API describes it. Angles are degrees clockwise from north, heights metres on the ellipsoid.
 

@@ -44,7 +44,7 @@ with sources as (
         case when computed_lon is null or computed_lat is null then lat else computed_lat end as lat,
         captured_at, substr(sha256(trim(creator_username)), 1, 16) as author_hash, licence, null as landmark_id,
         []::varchar[] as flags
-    from image_metadata
+    from image_metadata where tombstoned_at is null
 )
 select * replace (
         case when abs(lon) < {NULL_ISLAND_DEG} and abs(lat) < {NULL_ISLAND_DEG} then ['null_island'] else flags end as flags

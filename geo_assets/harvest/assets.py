@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from geo_assets.errors import IncompleteHarvest
-from geo_assets.partitions import BoxKey, box_key, city_boxes
-from geo_assets.reporting import Progress, failures, picture, plain, table_facts
+from geo_assets.partitions import BoxKey, box_key, boxes_of_city, cities, city_boxes
+from geo_assets.progress import Progress
+from geo_assets.reporting import failures, picture, plain, table_facts
 from geo_assets.resources import ImageryResource, LakeResource
 from geo_assets.settings import load
 
@@ -30,7 +31,7 @@ def _source(key: BoxKey, lake: LakeResource, imagery: ImageryResource) -> Iterat
     elif key.place.photos is not None:
         yield PhotoFolder(box, key.place.photos)
     else:
-        with imagery.of(key.place) as client:
+        with imagery.of(key.place, box.lake) as client:
             yield Api(box, client)
 
 
@@ -113,7 +114,7 @@ def image_metadata(
     context: dg.AssetExecutionContext, lake: LakeResource, imagery: ImageryResource
 ) -> dg.MaterializeResult:
     """One row an image of the box: position, computed pose, camera, time, author and credit; and the certificate."""
-    from geo_assets.harvest import metadata, pictures
+    from geo_assets.harvest import metadata, pictures, selection
     from geo_assets.harvest.certificate import summary
 
     key, store, began = box_key(context), lake.open(), time.monotonic()
@@ -124,14 +125,19 @@ def image_metadata(
         bounds = {"bounds": key.bounds.as_list()}
         store.write("certificates", found.certificate, note=bounds, **key.partition)
         proof = summary(found.certificate)
-        counts = found.figures | {"n_images": len(found.metadata), "requests": source.requests}
+        living = found.metadata.loc[found.metadata["tombstoned_at"].isna()]
+        counts = found.figures | {"n_images": len(living), "requests": source.requests}
         if not proof["complete"]:  # complete or failed: the images of an earlier harvest stay as they are
             raise IncompleteHarvest(f"Box {key.box} of {key.city}: {proof['certificate']}", **counts)
         facts = store.write("image_metadata", found.metadata, note=bounds, **key.partition)
-    lon, lat = metadata.position(found.metadata)
-    png = pictures.map_of(lon, lat, key.bounds, colour_by=list(found.metadata["sequence_id"]))
+    lon, lat = metadata.position(living)
+    maps = {
+        "map": picture(pictures.map_of(lon, lat, key.bounds, colour_by=list(living["sequence_id"])), "map"),
+        "heat": picture(pictures.heat_of(lon, lat, key.bounds), "images per area"),
+    }
+    counts |= selection.statistics(found.metadata) | selection.figures(found.metadata)
     counts |= {"seconds": time.monotonic() - began}
-    return dg.MaterializeResult(metadata=table_facts(facts) | plain(proof | counts) | {"map": picture(png, "map")})
+    return dg.MaterializeResult(metadata=table_facts(facts) | plain(proof | counts) | maps)
 
 
 @dg.asset(
@@ -157,7 +163,8 @@ def image_files(
         size = "original" if key.place.photos else load().mapillary.image_size
         note = {"bounds": key.bounds.as_list(), "size": size}
         facts = store.write("image_files", found.files, note=note, **key.partition)
-        counts = {"n_fetched": found.n_fetched, "n_kept": found.n_kept, "requests": source.requests}
+        counts = {"n_fetched": found.n_fetched, "n_kept": found.n_kept, "n_removed": found.n_removed}
+        counts["requests"] = source.requests
     done = found.files.loc[found.files["status"] == "done"]
     sheet = contact_sheet(store.get_bytes(path) for path in evenly(sorted(done["path"])))
     counts |= {
@@ -171,4 +178,46 @@ def image_files(
     )
 
 
-ASSETS = (bbox_partitions, sequence_ids, image_metadata, image_files)
+@dg.asset(
+    partitions_def=city_boxes,
+    deps=[image_metadata],
+    group_name="harvest",
+    kinds={"python", "geoparquet"},
+    owners=["team:harvest"],
+    code_version="1",
+)
+def sequence_lines(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """The way of each sequence through the box as a line with its length, in GeoParquet."""
+    from geo_assets.harvest.lines import write_lines
+
+    key, store = box_key(context), lake.open()
+    with failures():
+        facts = write_lines(store, key.city, key.box)
+    lines = store.read("sequence_lines", ["length_m"], **key.partition)
+    counts = {"n_sequences": len(lines), "length_km": lines["length_m"].to_numpy(float).sum() / 1000}
+    return dg.MaterializeResult(metadata=table_facts(facts) | plain(counts))
+
+
+@dg.asset(
+    partitions_def=cities,
+    deps=[dg.AssetDep(image_metadata, partition_mapping=boxes_of_city)],
+    group_name="harvest",
+    kinds={"python", "parquet"},
+    owners=["team:harvest"],
+    code_version="1",
+)
+def city_certificates(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """What the certificates of all boxes of the city say together, and how many images all sources may have missed."""
+    from geo_assets.harvest.city import boxes_of, certify
+    from geo_assets.harvest.export import boxes_of as rows_of
+    from geo_assets.harvest.pictures import city_map
+
+    city, store = context.partition_key, lake.open()
+    with failures():
+        row = certify(store, city, boxes_of(load().city(city)))
+    figures = {str(name): value for name, value in row.iloc[0].items() if name != "fetched_at"}
+    png = city_map(rows_of(store, city))
+    return dg.MaterializeResult(metadata=plain(figures) | {"map": picture(png, "boxes of the city")})
+
+
+ASSETS = (bbox_partitions, sequence_ids, image_metadata, image_files, sequence_lines, city_certificates)

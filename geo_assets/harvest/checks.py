@@ -8,9 +8,6 @@ from geo_assets.harvest.assets import image_files, image_metadata
 from geo_assets.partitions import box_key, city_boxes
 from geo_assets.resources import LakeResource
 
-MAX_DEAD_SHARE = 0.02
-"""Share of dead files above which the photos of a box are not what its metadata promise."""
-
 
 @dg.multi_asset_check(
     specs=[
@@ -39,6 +36,7 @@ MAX_DEAD_SHARE = 0.02
 )
 def metadata_checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
     """The box's images are complete, unique and at home."""
+    from geo_assets.harvest.area import Area
     from geo_assets.harvest.certificate import summary
     from geo_assets.harvest.metadata import belongs
 
@@ -59,7 +57,8 @@ def metadata_checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
         passed=n_twice == 0,
         metadata={"n_images": len(images), "n_duplicates": n_twice},
     )
-    n_elsewhere = int((~belongs(images, key.grid, key.box)).sum())
+    living = images.loc[images["tombstoned_at"].isna()]
+    n_elsewhere = int((~belongs(living, Area.of(key.place), key.box)).sum())
     yield dg.AssetCheckResult(
         check_name="images_lie_in_box",
         asset_key=image_metadata.key,
@@ -71,6 +70,8 @@ def metadata_checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
 @dg.asset_check(asset=image_files, partitions_def=city_boxes)
 def files_decode(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """At most one file in fifty of the box is dead; the others decoded to their last line when they were written."""
+    from geo_assets.harvest.images import MAX_DEAD_SHARE
+
     files = lake.open().read("image_files", **box_key(context).partition)
     dead = files.loc[files["status"] != "done"]
     share = len(dead) / max(len(files), 1)

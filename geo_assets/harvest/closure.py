@@ -1,23 +1,25 @@
-"""Every image that may lie in a box: three sources that have to agree.
+"""Every image that may lie in some boxes: three sources that have to agree.
 
 Tiles name images but lag behind. The list of a sequence names images that tiles do not show yet. A bounding-box
-search names images of sequences that neither has seen, but its answers are samples; it is asked in cells that the
-tiles' counts keep small, each more than once, and what it finds sends its sequences back to be listed.
+search names images of sequences that neither has seen; what it finds sends its sequences back to be listed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from geo_assets.errors import ApiError
 from geo_assets.grid import Bounds
-from geo_assets.harvest.coverage import PAD_M, Coverage, within
-from geo_assets.harvest.mapillary import Mapillary, kind_of
-from geo_assets.harvest.plan import MAX_IMAGES, audit_cells, can_split, quarters
+from geo_assets.harvest.answers import Answers
+from geo_assets.harvest.area import Area
+from geo_assets.harvest.audit import Audit, Auditor, Found
+from geo_assets.harvest.coverage import PAD_M, Coverage
+from geo_assets.harvest.mapillary import Mapillary, kind_of, pooled
 
 Report = Callable[[str, int], Callable[[int], None]]
 """Given a noun and a total, makes what is told how many are done."""
@@ -29,10 +31,11 @@ def silent(_what: str, _total: int) -> Callable[[int], None]:
 
 
 LISTINGS = 4
-"""Times that a sequence's list is asked for while it is shorter than what the tiles show of the sequence."""
+"""Times that a sequence's list is asked for while it lacks more than a few of the images that tiles show of it."""
 
-ASKS, MOST_ASKS = 2, 5
-"""Times that an audit cell is asked in any case, and while it answers less than the tiles show."""
+LACKING = 0.05
+OUTSIDE = "-"
+"""Home of an image that lies outside the city."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Discovery:
     Attributes:
         sequences: rows of table ``sequence_ids``.
         images: rows of table ``sequence_images``: the candidates, some of which will lie outside the box.
-        figures: counts of the search: ``n_tiles``, ``n_audit_cells``, ``n_unverifiable``.
+        figures: counts of the search: ``n_tiles``, ``n_failed_tiles``, ``n_audit_cells``, ``n_audit_asks``,
+            ``n_unverifiable``.
     """
 
     sequences: pd.DataFrame
@@ -50,159 +54,241 @@ class Discovery:
     figures: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Audit:
-    """Answers of a bounding-box search over some cells.
+@dataclass
+class Survey:
+    """What the three sources say of some boxes that are surveyed together.
 
     Attributes:
-        images: sequence of each image found, by image id; None where the answer did not say.
-        cells: cells asked.
-        unverifiable: cells that the API would not answer however small.
+        area: the city.
+        coverage: the tiles over the boxes.
+        audits: what the searches gave, one entry a planned cell.
+        lists: image ids of each sequence that was listed; empty where the API would not.
+        late: sequences that no tile names.
     """
 
-    images: dict[str, str | None]
-    cells: int
-    unverifiable: int
+    area: Area
+    coverage: Coverage
+    audits: list[Audit]
+    lists: dict[str, list[str]] = field(default_factory=dict)
+    late: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        images = self.coverage.images
+        self.ids = images["image_id"].to_numpy(object)
+        self.sequence_ids = images["sequence_id"].to_numpy(object)
+        self.audited = {image for audit in self.audits for image in audit.images}
+        known = set(self.ids)
+        news = {i: found for a in self.audits for i, found in a.images.items() if i not in known}
+        self.news = pd.DataFrame.from_dict(news, orient="index", columns=list(Found._fields))
+        self.homes = self.area.home_of(*self.coverage.position)
+        self.homes[self.homes == None] = OUTSIDE  # noqa: E711  (an array is compared, element by element)
+        news_lon, news_lat = self._news_position()
+        news_homes = self.area.home_of(news_lon, news_lat)
+        news_homes[np.isfinite(news_lon) & (news_homes == None)] = OUTSIDE  # noqa: E711
+        self.home_of = dict(zip(self.news.index, news_homes, strict=True))
+        self.placed = known | set(self.news.index[np.isfinite(news_lon)])
+        self.sequence_of = {i: s for i, s in zip(self.news.index, self.news["sequence_id"], strict=True) if s}
+
+    def _news_position(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        names = ["lon", "lat", "computed_lon", "computed_lat"]
+        lon, lat, computed_lon, computed_lat = self.news[names].to_numpy(float).reshape(-1, 4).T
+        has = np.isfinite(computed_lon)
+        return np.where(has, computed_lon, lon), np.where(has, computed_lat, lat)
+
+    def near(self, bounds: Bounds) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """Indices of the tiles' images, and the audit's news, that any position places in or near a rectangle."""
+        grown, images = bounds.padded(PAD_M), self.coverage.images
+        here = _any_in(grown, images)
+        return np.flatnonzero(here), list(self.news.index[_any_in(grown, self.news)])
+
+    def sequences_near(self, bounds: Iterable[Bounds]) -> dict[str, bool]:
+        """Sequences with an image in or near rectangles, and whether tiles name them there."""
+        found: dict[str, bool] = {}
+        for rectangle in bounds:
+            members, news = self.near(rectangle)
+            found |= {s: found.get(s, False) for i in news if (s := self.sequence_of.get(i))}
+            found |= dict.fromkeys((s for s in self.sequence_ids[members] if s), True)
+        return found
+
+    def of_box(self, box: str) -> Discovery:
+        """What the survey says of one of its boxes."""
+        bounds = self.area.grid.bounds(box)
+        members, news = self.near(bounds)
+        images = self.coverage.images.iloc[members]
+        near = dict(zip(self.ids[members], range(len(members)), strict=True))
+        sequences = self.sequences_near([bounds])
+        sequence_of = {i: s for i, s in zip(self.ids[members], self.sequence_ids[members], strict=True) if s}
+        sequence_of |= {i: s for i in news if (s := self.sequence_of.get(i))}
+        listed: dict[str, str] = {}
+        late: dict[str, str] = {}
+        for sequence in sequences:
+            kind = late if sequence in self.late else listed
+            # A source knows where the others are, and it is not here: a long sequence does not bring in half the town.
+            here = (i for i in self.lists.get(sequence, ()) if i in near or i not in self.placed or i in news)
+            kind.update(dict.fromkeys(here, sequence))
+        ids = list(dict.fromkeys([*near, *news, *listed, *late]))
+        rows = np.array([near.get(i, -1) for i in ids], int)
+        in_tiles, in_computed = (
+            np.append(images[name].to_numpy(bool), False)[rows] if len(rows) else np.zeros(0, bool)
+            for name in ("in_tiles", "in_computed")
+        )
+        homes = np.append(self.homes[members], np.array([None], object))[rows] if len(rows) else np.zeros(0, object)
+        table = pd.DataFrame(
+            {
+                "image_id": pd.Series(ids, dtype=object),
+                "sequence_id": pd.Series(
+                    [listed.get(i) or late.get(i) or sequence_of.get(i) for i in ids], dtype=object
+                ),
+                "in_tiles": in_tiles,
+                "in_computed": in_computed,
+                "in_closure": np.array([i in listed for i in ids], bool),
+                "in_audit": np.array([i in self.audited for i in ids], bool),
+                "in_late_closure": np.array([i in late for i in ids], bool),
+                "home_box": pd.Series(
+                    [self.home_of.get(i) if h is None else h for i, h in zip(ids, homes, strict=True)], dtype=object
+                ),
+            }
+        )
+        return Discovery(self._sequence_rows(sequences, table, box), table, self._figures(bounds))
+
+    def _sequence_rows(self, sequences: dict[str, bool], table: pd.DataFrame, box: str) -> pd.DataFrame:
+        counts = table["sequence_id"].value_counts().to_dict()
+        inside = table.loc[(table["in_tiles"] | table["in_computed"]) & (table["home_box"] == box), "sequence_id"]
+        shown = inside.value_counts().to_dict()
+        names = sorted(sequences)
+        return pd.DataFrame(
+            {
+                "sequence_id": pd.Series(names, dtype=object),
+                "n_images": np.array([len(self.lists.get(s, ())) for s in names], int),
+                "n_in_tiles": np.array([shown.get(s, 0) for s in names], int),
+                "n_in_box": np.array([counts.get(s, 0) for s in names], int),
+                "first_seen_in": pd.Series(["audit" if s in self.late else "tile" for s in names], dtype=object),
+                "closed": np.array([bool(self.lists.get(s)) for s in names], bool),
+            }
+        )
+
+    def _figures(self, bounds: Bounds) -> dict[str, int]:
+        grown = bounds.padded(PAD_M)
+        cells = [audit for audit in self.audits if touch(audit.cell, grown)]
+        tiles = [tile for tile in self.coverage.tiles if touch(tile.bounds, grown)]
+        return {
+            "n_tiles": 2 * len(tiles),
+            "n_failed_tiles": len(self.coverage.failed_over(grown)),
+            "n_audit_cells": sum(audit.cells for audit in cells),
+            "n_audit_asks": sum(audit.asks for audit in cells),
+            "n_unverifiable": sum(touch(cell, grown) for audit in cells for cell in audit.unverifiable),
+        }
 
 
-def discover(client: Mapillary, tiles: Coverage, bounds: Bounds, report: Report = silent) -> Discovery:
-    """Close the set of images of a box over its sequences, and audit it.
+def survey(
+    client: Mapillary,
+    answers: Answers,
+    area: Area,
+    coverage: Coverage,
+    boxes: Collection[str],
+    since: float = 0.0,
+    report: Report = silent,
+) -> Survey:
+    """Audit some boxes and close the set of their images over their sequences.
 
     Args:
         client: the API.
-        tiles: coverage of the box.
-        bounds: the box.
+        answers: what was answered before, and where new answers are kept.
+        area: the city.
+        coverage: the tiles of all districts that the boxes touch.
+        boxes: names of boxes.
+        since: answers older than this [s since the epoch] are not believed.
         report: makes the reporter of progress.
 
     Raises:
-        ApiError: a request failed for good.
+        ApiError: the token is refused, or the API is down.
     """
-    near = bounds.padded(PAD_M)
-    original, computed = within(tiles.original, near), within(tiles.computed, near)
-    in_tiles, in_computed = set(original["image_id"]), set(computed["image_id"])
-    sequence_of = _sequence_of(tiles)
-    shown = _by_sequence(sequence_of)
-    # A tile knows where these are, and it is not here: a long sequence does not bring in half the town.
-    elsewhere = sequence_of.keys() - in_tiles - in_computed
-
-    audit = audit_over(client, pd.concat([original, computed]).drop_duplicates("image_id"), near)
-    sequence_of |= {image: sequence for image, sequence in audit.images.items() if sequence}
-    listed: dict[str, list[str]] = {}
-    first_seen = {s: "audit" for i in audit.images if (s := sequence_of.get(i))}
-    first_seen |= {s: "tile" for i in in_tiles | in_computed if (s := sequence_of.get(i))}
-
-    def listing(sequence: str) -> list[str]:
-        return sequence_list(client, sequence, len(shown.get(sequence, ())))
-
-    progress = report("sequences", len(first_seen))
-    for sequence, ids in zip(first_seen, client.each(listing, first_seen), strict=True):
-        listed[sequence] = ids
-        sequence_of |= dict.fromkeys(ids, sequence)
-        progress(len(listed))
-
-    in_closure = {i for ids in listed.values() for i in ids} - elsewhere
-    candidates = sorted(in_tiles | in_computed | in_closure | audit.images.keys())
-    images = pd.DataFrame(
-        {
-            "image_id": pd.Series(candidates, dtype=object),
-            "sequence_id": pd.Series([sequence_of.get(i) for i in candidates], dtype=object),
-            "in_tiles": np.array([i in in_tiles for i in candidates], bool),
-            "in_computed": np.array([i in in_computed for i in candidates], bool),
-            "in_closure": np.array([i in in_closure for i in candidates], bool),
-            "in_audit": np.array([i in audit.images for i in candidates], bool),
-        }
-    )
-    inside = set(within(tiles.images, bounds)["image_id"])
-    sequences = _sequence_rows(images, listed, first_seen, inside)
-    figures = {
-        "n_tiles": 2 * len(tiles.tiles),
-        "n_audit_cells": audit.cells,
-        "n_unverifiable": audit.unverifiable,
-    }
-    return Discovery(sequences, images, figures)
+    return client.run(_survey(client, answers, area, coverage, boxes, since, report))
 
 
-def sequence_list(client: Mapillary, sequence_id: str, shown: int) -> list[str]:
-    """Ids of a sequence's images; asked again while the list is shorter than the ``shown`` images of the tiles.
+async def _survey(
+    client: Mapillary,
+    answers: Answers,
+    area: Area,
+    coverage: Coverage,
+    boxes: Collection[str],
+    since: float,
+    report: Report,
+) -> Survey:
+    wanted = [area.grid.bounds(box) for box in boxes]
+    auditor = Auditor(client, answers, coverage.images, since)
+    cells = [
+        (cell, members)
+        for district in coverage.districts
+        for cell, members in auditor.cells(district)
+        if any(touch(cell, bounds.padded(PAD_M)) for bounds in wanted) and area.touches(cell.padded(PAD_M))
+    ]
+    in_flight = client.settings.connections
+    audits = await pooled(in_flight, lambda c: auditor.audit(*c), cells, report("search cells", len(cells)))
+    found = Survey(area, coverage, audits)
+    sequences = found.sequences_near(wanted)
+    named = set(found.sequence_ids)
+    found.late = {s for s in sequences if s not in named}
+    shown: dict[str, list[str]] = {}
+    for image, sequence in zip(found.ids, found.sequence_ids, strict=True):
+        if sequence in sequences:
+            shown.setdefault(sequence, []).append(image)
+    found.lists = await list_sequences(client, answers, list(sequences), shown, since, report)
+    return found
 
-    A list may stay shorter: tiles go on showing deleted images for a while. What any answer named is kept.
+
+async def list_sequences(
+    client: Mapillary,
+    answers: Answers,
+    sequences: Sequence[str],
+    shown: dict[str, list[str]],
+    since: float = 0.0,
+    report: Report = silent,
+) -> dict[str, list[str]]:
+    """Ids of the images of each sequence; empty where the API would not list them.
+
+    A list is asked for again while it lacks images that tiles show; what any answer named is kept. It may go on
+    lacking them: tiles show deleted images for a while.
+
+    Raises:
+        ApiError: the token is refused, or the API is down.
     """
-    ids: dict[str, None] = {}
-    for _ in range(LISTINGS):
-        ids |= dict.fromkeys(client.image_ids(sequence_id))
-        if ids and len(ids) >= shown:
-            break
-    return list(ids)
 
-
-def audit_over(client: Mapillary, images: pd.DataFrame, bounds: Bounds) -> Audit:
-    """Search a rectangle in cells planned from known images.
-
-    Args:
-        client: the API.
-        images: the known images, with ``lon`` and ``lat``.
-        bounds: the rectangle.
-    """
-    cells = audit_cells(images["lon"], images["lat"], bounds)
-    answers = list(client.each(lambda planned: audit_cell(client, *planned), cells))
-    found = {image: sequence for answer in answers for image, sequence in answer.images.items()}
-    return Audit(found, sum(a.cells for a in answers), sum(a.unverifiable for a in answers))
-
-
-def audit_cell(client: Mapillary, cell: Bounds, planned: int) -> Audit:
-    """Search one cell at least twice, more often while it answers less than planned, in quarters if it is too dense.
-
-    Answers are united, never replaced: the API leaves images out of them without saying so.
-    """
-    found: dict[str, str | None] = {}
-    try:
-        for ask in range(MOST_ASKS):
-            rows = client.search(cell)
-            found |= {str(r["id"]): str(r["sequence"]) if r.get("sequence") else None for r in rows if "id" in r}
-            if ask + 1 >= ASKS and len(found) >= 0.98 * planned:
+    async def one(sequence: str) -> list[str]:
+        ids: dict[str, None] = {}
+        kept = iter(answers.of("sequence", sequence, since))
+        for _ in range(LISTINGS):
+            answer = next(kept, None)
+            if answer is not None:
+                listed = answer.value
+            else:
+                try:
+                    listed = await client.ask_image_ids(sequence)
+                except ApiError as error:
+                    if kind_of(error) == "fatal" or client.is_down:
+                        raise
+                    continue
+                answers.keep("sequence", sequence, listed)
+            ids |= dict.fromkeys(listed)
+            known = shown.get(sequence, ())
+            if ids and sum(i not in ids for i in known) <= max(1, LACKING * len(known)):
                 break
-    except ApiError as error:
-        if kind_of(error) != "dense" and error.code != -2:
-            raise
-        if not can_split(cell):
-            return Audit(found, 1, 1)
-        return _united(found, [audit_cell(client, part, 0) for part in quarters(cell)])
-    if len(found) > 2 * MAX_IMAGES and can_split(cell):
-        return _united(found, [audit_cell(client, part, 0) for part in quarters(cell)])
-    return Audit(found, 1, 0)
+        return list(ids)
+
+    lists = await pooled(client.settings.connections, one, sequences, report("sequences", len(sequences)))
+    return dict(zip(sequences, lists, strict=True))
 
 
-def _united(found: dict[str, str | None], parts: list[Audit]) -> Audit:
-    for part in parts:
-        found = found | part.images
-    return Audit(found, 1 + sum(p.cells for p in parts), sum(p.unverifiable for p in parts))
+def _any_in(bounds: Bounds, images: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    names = ["lon", "lat", "computed_lon", "computed_lat"]
+    lon, lat, computed_lon, computed_lat = images[names].to_numpy(float).reshape(-1, 4).T
+    return _inside(bounds, lon, lat) | _inside(bounds, computed_lon, computed_lat)
 
 
-def _sequence_of(tiles: Coverage) -> dict[str, str | None]:
-    both = tiles.images
-    return dict(zip(both["image_id"], both["sequence_id"].where(both["sequence_id"].notna(), None), strict=True))
+def _inside(bounds: Bounds, lon: npt.NDArray[np.float64], lat: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    return (lon >= bounds.west) & (lon <= bounds.east) & (lat >= bounds.south) & (lat <= bounds.north)
 
 
-def _by_sequence(sequence_of: dict[str, str | None]) -> dict[str, set[str]]:
-    shown: dict[str, set[str]] = {}
-    for image, sequence in sequence_of.items():
-        if sequence:
-            shown.setdefault(sequence, set()).add(image)
-    return shown
-
-
-def _sequence_rows(
-    images: pd.DataFrame, listed: dict[str, list[str]], first_seen: dict[str, str], inside: set[str]
-) -> pd.DataFrame:
-    candidates = images.groupby("sequence_id")["image_id"].agg(set).to_dict()
-    names = sorted(first_seen)
-    return pd.DataFrame(
-        {
-            "sequence_id": pd.Series(names, dtype=object),
-            "n_images": np.array([len(listed.get(s, ())) for s in names], int),
-            "n_in_tiles": np.array([len(candidates.get(s, set()) & inside) for s in names], int),
-            "n_in_box": np.array([len(candidates.get(s, ())) for s in names], int),
-            "first_seen_in": pd.Series([first_seen[s] for s in names], dtype=object),
-            "closed": np.array([bool(listed.get(s)) for s in names], bool),
-        }
-    )
+def touch(a: Bounds, b: Bounds) -> bool:
+    """Whether two rectangles have a point in common."""
+    return a.west <= b.east and a.east >= b.west and a.south <= b.north and a.north >= b.south

@@ -4,98 +4,194 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from geo_assets.errors import SourceError
+from geo_assets.errors import ApiError, SourceError
 from geo_assets.grid import Bounds, Grid
-from geo_assets.harvest.mapillary import DATASETS, Dataset, Mapillary
+from geo_assets.harvest.area import Area
+from geo_assets.harvest.mapillary import DATASETS, Dataset, Mapillary, kind_of, pooled
 from geo_assets.harvest.tiles import POSITIONS, Tile, images_of, tiles_over
 from geo_assets.lake import Lake
 
 PAD_M = 25.0
 """Tiles place images on a grid of half a metre, and two data sets place them differently: look a little further."""
 
+DISTRICT_ZOOM = 12
+"""Searches are planned for districts of 4 x 4 tiles: empty land is searched in few large cells, and a plan for one
+box needs no tile far away."""
+
+_KEPT_TILES = 200
+
 
 @dataclass(frozen=True)
 class Coverage:
-    """The images that the tiles over a place name, one row an image in each data set.
+    """The images that the tiles over some districts name.
 
     Attributes:
+        districts: rectangles in degrees that were read.
         tiles: the tiles that were read.
-        original: images at recorded positions, columns :data:`geo_assets.harvest.tiles.POSITIONS`.
-        computed: images at positions corrected by structure from motion, same columns.
+        failed: data set and tile, as ``original 14/x/y``, of the tiles that could not be had.
+        images: one row an image: ``image_id``, ``sequence_id``, ``lon``, ``lat`` (recorded), ``computed_lon``,
+            ``computed_lat``, ``captured_at_ms`` (0 where unknown), ``in_tiles`` and ``in_computed`` (which set
+            names it); a position that a set does not give is NaN.
     """
 
+    districts: list[Bounds]
     tiles: list[Tile]
-    original: pd.DataFrame
-    computed: pd.DataFrame
+    failed: list[str]
+    images: pd.DataFrame
 
     @property
-    def images(self) -> pd.DataFrame:
-        """Each image once, at its computed position if it has one, else at the recorded one."""
-        both = pd.concat([self.computed, self.original], ignore_index=True)
-        return both.drop_duplicates("image_id").reset_index(drop=True)
+    def position(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Longitude and latitude of each image: the computed ones if there are any, else the recorded ones [n]."""
+        names = ["lon", "lat", "computed_lon", "computed_lat"]
+        lon, lat, computed_lon, computed_lat = self.images[names].to_numpy(float).T
+        has = np.isfinite(computed_lon)
+        return np.where(has, computed_lon, lon), np.where(has, computed_lat, lat)
+
+    def failed_over(self, bounds: Bounds) -> list[str]:
+        """The failed tiles that touch a rectangle."""
+        here = {str(tile) for tile in tiles_over(bounds)}
+        return [name for name in self.failed if name.split()[1] in here]
 
 
-def coverage(
-    client: Mapillary, lake: Lake, city: str, bounds: Bounds, *, fresh_for_s: float = float("inf")
-) -> Coverage:
-    """Read the tiles of both data sets over ``bounds`` grown by :data:`PAD_M`, from the lake where it has them.
+class Tiles:
+    """The tiles of a city: from the lake where it has them, else from the API; decoded once.
 
     Args:
         client: who asks for tiles that the lake lacks.
         lake: where tiles are kept, as ``files/tiles/city=<city>/<dataset>-<z>-<x>-<y>.mvt``.
         city: the city whose tiles they are.
-        bounds: rectangle in degrees.
-        fresh_for_s: age up to which a kept tile is believed [s].
-
-    Raises:
-        ApiError: a tile could not be had.
-        SourceError: a tile is not a vector tile.
+        area: what belongs to it.
     """
-    tiles = tiles_over(bounds.padded(PAD_M))
 
-    def positions(dataset: Dataset) -> pd.DataFrame:
-        frames = [_images(client, lake, city, dataset, tile, fresh_for_s) for tile in tiles]
-        everything = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=POSITIONS)
-        # Render buffers repeat images in neighbouring tiles.
-        return everything.dropna(subset=["image_id"]).drop_duplicates("image_id").reset_index(drop=True)
+    def __init__(self, client: Mapillary, lake: Lake, city: str, area: Area) -> None:
+        self.client, self.lake, self.city, self.area = client, lake, city, area
+        self._decoded: dict[tuple[str, Tile, float], pd.DataFrame] = {}
 
-    return Coverage(tiles, positions("original"), positions("computed"))
+    def over(self, bounds: Bounds) -> list[Tile]:
+        """The tiles that a rectangle grown by :data:`PAD_M` touches, as far as they hold any of the city."""
+        return [t for t in tiles_over(bounds.padded(PAD_M)) if self.area.touches(t.bounds.padded(PAD_M))]
+
+    def districts(self, bounds: Iterable[Bounds]) -> list[Bounds]:
+        """The districts that rectangles touch, cut off where the city ends."""
+        edge = self.area.bounds.padded(PAD_M)
+        names = {tile for b in bounds for tile in tiles_over(b.padded(PAD_M), DISTRICT_ZOOM)}
+        cut = [_common(tile.bounds, edge) for tile in sorted(names)]
+        return [b for b in cut if b is not None and self.area.touches(b.padded(PAD_M))]
+
+    def coverage(self, bounds: Sequence[Bounds], fresh_for_s: float = float("inf")) -> Coverage:
+        """Read the tiles over some rectangles.
+
+        Args:
+            bounds: rectangles in degrees.
+            fresh_for_s: age up to which a kept tile is believed [s].
+
+        Raises:
+            ApiError: the token is refused. A tile that cannot be had for another reason is in ``failed``; an older
+                copy is used if there is one.
+        """
+        tiles = sorted({tile for b in bounds for tile in self.over(b)})
+        wanted: list[tuple[Dataset, Tile]] = [(dataset, tile) for tile in tiles for dataset in DATASETS]
+        missing = [w for w in wanted if self._age_s(*w) > fresh_for_s]
+        failed = [f"{d} {t}" for d, t in self.client.run(self._fetch(missing))] if missing else []
+        frames: dict[str, list[pd.DataFrame]] = {d: [self._images(d, tile) for tile in tiles] for d in DATASETS}
+        return Coverage(list(bounds), tiles, failed, _merged(_unique(frames["original"]), _unique(frames["computed"])))
+
+    async def _fetch(self, wanted: list[tuple[Dataset, Tile]]) -> list[tuple[Dataset, Tile]]:
+        failed: list[tuple[Dataset, Tile]] = []
+
+        async def one(item: tuple[Dataset, Tile]) -> None:
+            dataset, tile = item
+            try:
+                data = await self.client.ask_tile(dataset, tile.z, tile.x, tile.y)
+                frame = images_of(data, tile)  # decoded before it is kept, so that only tiles are kept
+            except ApiError as error:
+                if kind_of(error) == "fatal":
+                    raise
+                failed.append(item)
+            except SourceError:
+                failed.append(item)
+            else:
+                key = self._key(dataset, tile)
+                self.lake.put_bytes(key, data)
+                self._remember((dataset, tile, self.lake.modified(key)), frame)
+
+        await pooled(2, one, wanted)
+        return failed
+
+    def _images(self, dataset: Dataset, tile: Tile) -> pd.DataFrame:
+        key = self._key(dataset, tile)
+        if not self.lake.exists(key):
+            return images_of(b"", tile)
+        version = (dataset, tile, self.lake.modified(key))
+        if version not in self._decoded:
+            try:
+                frame = images_of(self.lake.get_bytes(key), tile)
+            except SourceError:
+                self.lake.remove(key)  # a spoilt copy is fetched again
+                return images_of(b"", tile)
+            self._remember(version, frame)
+        return self._decoded[version]
+
+    def _remember(self, version: tuple[str, Tile, float], frame: pd.DataFrame) -> None:
+        if len(self._decoded) >= _KEPT_TILES:
+            self._decoded.clear()
+        self._decoded[version] = frame.dropna(subset=["image_id"])
+
+    def _key(self, dataset: Dataset, tile: Tile) -> str:
+        return self.lake.key("tiles", f"{DATASETS[dataset]}-{tile.z}-{tile.x}-{tile.y}.mvt", city=self.city)
+
+    def _age_s(self, dataset: Dataset, tile: Tile) -> float:
+        key = self._key(dataset, tile)
+        if not self.lake.exists(key):
+            return float("inf")
+        # A spoilt copy counts as none.
+        self._images(dataset, tile)
+        return dt.datetime.now(dt.UTC).timestamp() - self.lake.modified(key) if self.lake.exists(key) else float("inf")
 
 
-def _images(client: Mapillary, lake: Lake, city: str, dataset: Dataset, tile: Tile, fresh_for_s: float) -> pd.DataFrame:
-    key = lake.key("tiles", f"{DATASETS[dataset]}-{tile.z}-{tile.x}-{tile.y}.mvt", city=city)
-    if lake.exists(key) and _age_s(lake, key) <= fresh_for_s:
-        try:
-            return images_of(lake.get_bytes(key), tile)
-        except SourceError:
-            pass  # a spoilt copy is fetched again
-    data = client.tile(dataset, tile.z, tile.x, tile.y)
-    images = images_of(data, tile)  # decoded before it is kept, so that only tiles are kept
-    lake.put_bytes(key, data)
-    return images
+def _common(a: Bounds, b: Bounds) -> Bounds | None:
+    west, south, east, north = max(a.west, b.west), max(a.south, b.south), min(a.east, b.east), min(a.north, b.north)
+    return Bounds(west, south, east, north) if west < east and south < north else None
 
 
-def _age_s(lake: Lake, key: str) -> float:
-    modified = lake.fs.modified(lake.uri(key))
-    if modified.tzinfo is None:
-        modified = modified.replace(tzinfo=dt.UTC)
-    return (dt.datetime.now(dt.UTC) - modified).total_seconds()
+def _unique(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    # Render buffers repeat images in neighbouring tiles.
+    full = [frame for frame in frames if len(frame)]
+    everything = pd.concat(full, ignore_index=True) if full else images_of(b"", Tile(14, 0, 0))
+    return everything.drop_duplicates("image_id").reset_index(drop=True)
+
+
+def _merged(original: pd.DataFrame, computed: pd.DataFrame) -> pd.DataFrame:
+    names = {"lon": "computed_lon", "lat": "computed_lat", "sequence_id": "other", "captured_at_ms": "other_ms"}
+    right = computed.loc[:, ["image_id", *names]].set_axis(["image_id", *names.values()], axis=1)
+    left = original[["image_id", "sequence_id", "lon", "lat", "captured_at_ms"]]
+    both = left.merge(right, on="image_id", how="outer", sort=False)
+    sequence = both["sequence_id"].where(both["sequence_id"].notna(), both["other"])
+    return pd.DataFrame(
+        {
+            "image_id": both["image_id"].astype(object),
+            "sequence_id": sequence.astype(object).where(sequence.notna(), None),
+            "lon": both["lon"].to_numpy(float),
+            "lat": both["lat"].to_numpy(float),
+            "computed_lon": both["computed_lon"].to_numpy(float),
+            "computed_lat": both["computed_lat"].to_numpy(float),
+            "captured_at_ms": both["captured_at_ms"].fillna(both["other_ms"]).fillna(0).astype("int64"),
+            "in_tiles": both["lon"].notna().to_numpy(bool),
+            "in_computed": both["computed_lon"].notna().to_numpy(bool),
+        }
+    )
 
 
 def within(images: pd.DataFrame, bounds: Bounds) -> pd.DataFrame:
     """The rows whose ``lon`` and ``lat`` lie in a rectangle, its west and south edges included."""
     return images.loc[bounds.contains(images.loc[:, "lon"], images.loc[:, "lat"]), :]
-
-
-def in_box(lon: Iterable[float], lat: Iterable[float], grid: Grid, box: str) -> np.ndarray:
-    """Whether each point belongs to a box; every point of a city belongs to exactly one [n] bool."""
-    return np.array([grid.box_at(x, y) == box for x, y in zip(lon, lat, strict=True)], bool)
 
 
 def content_hash(ids: Iterable[str]) -> str:
@@ -104,24 +200,28 @@ def content_hash(ids: Iterable[str]) -> str:
 
 
 def box_row(
-    images: pd.DataFrame,
+    image_ids: Collection[str],
+    sequence_ids: Iterable[str | None],
     grid: Grid,
     box: str,
     tiles: Iterable[Tile],
     fetched_at: dt.datetime,
+    before: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """The row of table ``bbox_partitions`` of a box.
 
     Args:
-        images: images with ``image_id``, ``sequence_id``, ``lon``, ``lat``; only those in the box are counted.
+        image_ids: the images in the box.
+        sequence_ids: their sequences.
         grid: the city's grid.
         box: name of the box.
         tiles: the tiles that were read.
         fetched_at: when.
+        before: the row of the harvest before, if there was one; where the images are the same, so is ``changed_at``.
     """
-    bounds = grid.bounds(box)
-    near = within(images, bounds.padded(1.0))  # box_at is exact and slow: ask it about near points only
-    here = near.loc[in_box(near["lon"], near["lat"], grid, box)]
+    bounds, found = grid.bounds(box), content_hash(image_ids)
+    same = before is not None and len(before) and before["coverage_hash"].iloc[0] == found
+    changed_at = before["changed_at"].iloc[0] if same and before is not None and "changed_at" in before else None
     return pd.DataFrame(
         {
             "west": [bounds.west],
@@ -130,9 +230,13 @@ def box_row(
             "north": [bounds.north],
             "neighbours": [grid.neighbours(box)],
             "tiles": [[str(tile) for tile in tiles]],
-            "n_images": [len(here)],
-            "n_sequences": [len(set(here["sequence_id"].dropna()))],
-            "coverage_hash": [content_hash(here["image_id"])],
+            "n_images": [len(image_ids)],
+            "n_sequences": [len({s for s in sequence_ids if s})],
+            "coverage_hash": [found],
+            "changed_at": [fetched_at if changed_at is None or pd.isna(changed_at) else changed_at],
             "fetched_at": [fetched_at],
         }
     )
+
+
+__all__ = ["PAD_M", "POSITIONS", "Coverage", "Tiles", "box_row", "content_hash", "within"]

@@ -11,25 +11,27 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import json
 import random
 import threading
 import time
 import urllib.parse
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import aiohttp
+import orjson
 
 from geo_assets.errors import ApiError, ConfigError
 from geo_assets.grid import Bounds
+from geo_assets.harvest.limits import HostLimits, Manners, Purpose
 from geo_assets.harvest.tiles import whole
+from geo_assets.lake import Lake
 from geo_assets.settings import Mapillary as Settings
 
 Dataset = Literal["original", "computed"]
-Purpose = Literal["tiles", "searches", "entities", "files"]
 Kind = Literal["transient", "limited", "fatal", "dense", "gone", "forbidden", "refused"]
 
 DATASETS: dict[Dataset, str] = {"original": "mly1_public", "computed": "mly1_computed_public"}
@@ -41,6 +43,8 @@ BATCH = 50
 SEARCH_LIMIT = 2000
 """Most rows that the API gives for one search."""
 
+_HOPELESS = 20
+_FEWEST_IN_FLIGHT, _MOST_PER_S = 4, 250
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _ITEM = TypeVar("_ITEM")
 _RESULT = TypeVar("_RESULT")
@@ -54,15 +58,17 @@ class Patience:
         attempts: tries of one request that fails for a passing reason.
         first_wait_s: wait after the first failure; it doubles with each one, and is drawn at random around that.
         longest_wait_s: bound of that wait.
-        pause_s: pause of all requests after the API said that the application asks too much.
+        first_pause_s: pause of all requests after the API said that the application asks too much.
+        pause_s: that pause where the first request after it is refused as well; it doubles with each further one.
         pauses: such pauses that one request sits through before it gives up.
         asks: times that a batch of images is asked for what its answers left out, before each is asked alone.
     """
 
-    attempts: int = 6
-    first_wait_s: float = 0.5
+    attempts: int = 8
+    first_wait_s: float = 0.25
     longest_wait_s: float = 30.0
-    pause_s: float = 20.0
+    first_pause_s: float = 0.25
+    pause_s: float = 60.0
     pauses: int = 30
     asks: int = 4
 
@@ -102,18 +108,37 @@ def kind_of(error: ApiError) -> Kind:
     return "forbidden" if error.status == 403 else "refused"
 
 
-class _Pace:
-    """Evenly spaced starts, so many a minute."""
+class _Room:
+    """Requests in flight: as many as it takes to ask :data:`_MOST_PER_S` a second at the latency that is measured.
 
-    def __init__(self, per_minute: float) -> None:
-        self._gap_s, self._next = 60.0 / per_minute, 0.0
+    More would not be faster. They would queue at the server, and all be refused at once when a limit is reached.
+    """
 
-    async def turn(self) -> None:
-        now = time.monotonic()
-        start = max(now, self._next)
-        self._next = start + self._gap_s
-        if start > now:
-            await asyncio.sleep(start - now)
+    def __init__(self, most: int) -> None:
+        self._most, self._in_flight, self._latency_s = most, 0, 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def _size(self) -> int:
+        return max(min(_FEWEST_IN_FLIGHT, self._most), min(self._most, round(_MOST_PER_S * self._latency_s)))
+
+    async def enter(self) -> None:
+        while self._in_flight >= self._size:
+            place = asyncio.get_running_loop().create_future()
+            self._waiting.append(place)
+            await place
+        self._in_flight += 1
+
+    def leave(self, latency_s: float | None) -> None:
+        self._in_flight -= 1
+        if latency_s is not None:
+            self._latency_s += 0.1 * (latency_s - self._latency_s)
+        for _ in range(self._size - self._in_flight):
+            while self._waiting and self._waiting[0].done():
+                self._waiting.popleft()
+            if not self._waiting:
+                return
+            self._waiting.popleft().set_result(None)
 
 
 class Mapillary:
@@ -123,24 +148,25 @@ class Mapillary:
         settings: addresses, limits and the number of requests in flight.
         token: the access token; without it the first request that needs it says what to do.
         patience: how long to keep asking.
+        lake: whose workers share the limits of the hosts; None for a client that is alone.
     """
 
-    def __init__(self, settings: Settings, token: str | None, patience: Patience | None = None) -> None:
+    def __init__(
+        self, settings: Settings, token: str | None, patience: Patience | None = None, lake: Lake | None = None
+    ) -> None:
         self.settings, self.patience = settings, patience or Patience()
         self.requests: Counter[str] = Counter()
         """Requests sent so far, by purpose."""
         self._token = token
-        self._paces = {
-            "tiles": _Pace(settings.tiles_per_minute),
-            "searches": _Pace(settings.searches_per_minute),
-            "entities": _Pace(settings.entities_per_minute),
-        }
-        self._paused_until = 0.0
-        self._tiles_blocked = ""
+        graph = {"searches": settings.searches_per_minute, "entities": settings.entities_per_minute}
+        self._graph_limits = HostLimits(graph, _host(settings.graph_url), lake)
+        self._tile_limits = HostLimits({"tiles": settings.tiles_per_minute}, _host(settings.tiles_url), lake)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._slots: asyncio.Semaphore | None = None
+        self._given_up = 0
+        self._manners: dict[str, Manners] = {}
+        self._rooms: dict[str, _Room] = {}
 
     def __repr__(self) -> str:
         return f"Mapillary({self.settings.graph_url})"
@@ -149,7 +175,7 @@ class Mapillary:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mapillary", daemon=True)
         self._thread.start()
-        self._run(self._open())
+        self.run(self._open())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -172,8 +198,12 @@ class Mapillary:
             ApiError: the tile host has blocked this address, or kept failing.
             ConfigError: there is no token.
         """
+        return self.run(self.ask_tile(dataset, z, x, y))
+
+    async def ask_tile(self, dataset: Dataset, z: int, x: int, y: int) -> bytes:
+        """:meth:`tile`, to be awaited within :meth:`run`."""
         url = f"{self.settings.tiles_url}/maps/vtp/{DATASETS[dataset]}/2/{z}/{x}/{y}"
-        return self._run(self._ask("tiles", url, {"access_token": self._needed_token()}, parse=whole))
+        return await self._ask("tiles", url, {"access_token": self._needed_token()}, parse=whole)
 
     def image_ids(self, sequence_id: str) -> list[str]:
         """Ids of the images of a sequence, in the order of capture, as the API lists them in one answer.
@@ -181,7 +211,11 @@ class Mapillary:
         Raises:
             ApiError: the API refused, or kept failing.
         """
-        answer = self._run(self._graph("entities", "image_ids", {"sequence_id": sequence_id}))
+        return self.run(self.ask_image_ids(sequence_id))
+
+    async def ask_image_ids(self, sequence_id: str) -> list[str]:
+        """:meth:`image_ids`, to be awaited within :meth:`run`."""
+        answer = await self._graph("entities", "image_ids", {"sequence_id": sequence_id})
         return [str(row["id"]) for row in _rows(answer) if "id" in row]
 
     def search(
@@ -204,13 +238,24 @@ class Mapillary:
         Raises:
             ApiError: too many images lie in the rectangle (:func:`kind_of` says ``dense``), or the API failed.
         """
+        return self.run(self.ask_search(bounds, fields, limit=limit, filters=filters))
+
+    async def ask_search(
+        self,
+        bounds: Bounds,
+        fields: Sequence[str] = ("id", "sequence"),
+        *,
+        limit: int = SEARCH_LIMIT,
+        filters: Mapping[str, str | bool | int] = MappingProxyType({}),
+    ) -> list[dict[str, Any]]:
+        """:meth:`search`, to be awaited within :meth:`run`."""
         query = {
             "bbox": ",".join(f"{v:.9f}" for v in bounds.as_list()),
             "fields": ",".join(fields),
             "limit": str(limit),
         }
         query |= {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in filters.items()}
-        return _rows(self._run(self._graph("searches", "images", query)))
+        return _rows(await self._graph("searches", "images", query))
 
     def images(self, ids: Iterable[str], fields: Sequence[str]) -> Images:
         """The images of the given ids, asked in batches; what answers leave out is asked again, then one by one.
@@ -219,7 +264,15 @@ class Mapillary:
             ApiError: the token is refused, a field is unknown, or the API says of every single id that it does
                 not exist, which is what it says to a token without rights.
         """
-        return self._run(self._images(list(dict.fromkeys(ids)), ",".join(dict.fromkeys(["id", *fields]))))
+        return self.run(self._images(list(dict.fromkeys(ids)), ",".join(dict.fromkeys(["id", *fields]))))
+
+    async def ask_page(self, ids: Sequence[str], fields: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows of up to :data:`BATCH` images in one answer, which may lack some; to be awaited within :meth:`run`."""
+        return await self._batch(list(ids), ",".join(dict.fromkeys(["id", *fields])))
+
+    async def ask_image(self, image_id: str, fields: Sequence[str]) -> dict[str, Any] | Literal["gone", "unknown"]:
+        """One image alone, or whether the API says that it does not exist; to be awaited within :meth:`run`."""
+        return await self._one(image_id, ",".join(dict.fromkeys(["id", *fields])))
 
     def download(self, url: str) -> bytes:
         """The bytes behind a signed image URL; the token is not sent there.
@@ -227,7 +280,7 @@ class Mapillary:
         Raises:
             ApiError: status 403 where the signature has expired; otherwise the host kept failing.
         """
-        return self._run(self._ask("files", url, {}))
+        return self.run(self._ask("files", url, {}))
 
     def each(self, function: Callable[[_ITEM], _RESULT], items: Iterable[_ITEM]) -> Iterator[_RESULT]:
         """Results of ``function`` for each item, in order, with as many threads as there may be requests in flight.
@@ -240,6 +293,11 @@ class Mapillary:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    @property
+    def is_down(self) -> bool:
+        """Whether the last requests all failed however often they were repeated: asking on is of no use."""
+        return self._given_up >= _HOPELESS
+
     # -- one request ----------------------------------------------------------------------------------------
 
     def _needed_token(self) -> str:
@@ -250,7 +308,12 @@ class Mapillary:
             )
         return self._token
 
-    def _run(self, coroutine: Coroutine[Any, Any, _RESULT]) -> _RESULT:
+    def run(self, coroutine: Coroutine[Any, Any, _RESULT]) -> _RESULT:
+        """The result of a coroutine that runs on the client's loop; many requests at once are one coroutine.
+
+        Raises:
+            RuntimeError: the client is not open.
+        """
         if self._loop is None:
             coroutine.close()
             raise RuntimeError("Mapillary is a context manager: use it in a with block.")
@@ -271,7 +334,13 @@ class Mapillary:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=host not in _LOOPBACK,  # a proxy of the environment cannot reach this machine's own server
         )
-        self._slots = asyncio.Semaphore(self.settings.connections)
+        pauses = (self.patience.first_pause_s, self.patience.pause_s)
+        self._manners = {
+            "graph": Manners(self._graph_limits, *pauses),
+            "tiles": Manners(self._tile_limits, *pauses),
+        }
+        self._rooms = {name: _Room(self.settings.connections) for name in ("searches", "entities", "files")}
+        self._rooms["tiles"] = _Room(2)
 
     async def _close(self) -> None:
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -301,35 +370,66 @@ class Mapillary:
             except ApiError as error:
                 kind = kind_of(error)
                 if kind == "limited" and pauses < self.patience.pauses:
-                    pauses += 1
-                    wait_s = float(error.figures.get("retry_after_s") or 0) or self.patience.pause_s
-                    # The limit is the application's, so every worker waits, each a little differently long.
-                    self._paused_until = max(self._paused_until, time.monotonic() + wait_s)
+                    pauses += 1  # the limit is the application's: every worker waits at its next turn
                 elif kind == "transient" and failures + 1 < self.patience.attempts:
                     failures += 1
                     await asyncio.sleep(self.patience.wait_s(failures))
                 else:
                     error.may_pass = kind in ("limited", "transient")
+                    self._given_up += error.may_pass
                     raise
 
     async def _once(
         self, purpose: Purpose, url: str, query: dict[str, str], headers: dict[str, str], parse: Callable[[bytes], Any]
     ) -> Any:
-        assert self._session is not None and self._slots is not None
-        async with self._slots:
-            await self._may_start(purpose)
-            self.requests[purpose] += 1
-            where = f"{purpose} {urllib.parse.urlsplit(url)._replace(query='', fragment='').geturl()}"
+        room, manners = self._rooms[purpose], self._manners.get("tiles" if purpose == "tiles" else "graph")
+        await room.enter()
+        latency_s: float | None = None
+        try:
+            if purpose == "tiles":
+                self._refuse_blocked()
+            if purpose != "files" and manners is not None:
+                await manners.turn(purpose)
+            started_at = time.time()
             try:
-                async with self._session.get(
-                    url, params=query or None, headers=headers, allow_redirects=purpose == "files"
-                ) as answer:
-                    body, status = await answer.read(), answer.status
-                    kind, location = answer.content_type, answer.headers.get("Location", "")
-                    retry_after = answer.headers.get("Retry-After", "")
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                # `from None`: the cause's text holds the URL, and a tile's URL holds the token.
-                raise ApiError(self._clean(f"{where} failed: {type(error).__name__}.")) from None
+                result = await self._exchange(purpose, url, query, headers, parse)
+                self._given_up = 0
+            except ApiError as error:
+                if purpose != "files" and manners is not None:
+                    if kind_of(error) == "limited":
+                        manners.refused(started_at, error.figures.get("retry_after_s"))
+                    elif error.status and error.status < 500:
+                        manners.accepted()
+                    else:
+                        manners.ended()
+                raise
+            except BaseException:
+                if manners is not None:
+                    manners.ended()
+                raise
+            latency_s = time.time() - started_at
+            if purpose != "files" and manners is not None:
+                manners.accepted()
+            return result
+        finally:
+            room.leave(latency_s)
+
+    async def _exchange(
+        self, purpose: Purpose, url: str, query: dict[str, str], headers: dict[str, str], parse: Callable[[bytes], Any]
+    ) -> Any:
+        assert self._session is not None
+        self.requests[purpose] += 1
+        where = f"{purpose} {urllib.parse.urlsplit(url)._replace(query='', fragment='').geturl()}"
+        try:
+            async with self._session.get(
+                url, params=query or None, headers=headers, allow_redirects=purpose == "files"
+            ) as answer:
+                body, status = await answer.read(), answer.status
+                kind, location = answer.content_type, answer.headers.get("Location", "")
+                retry_after = answer.headers.get("Retry-After", "")
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # `from None`: the cause's text holds the URL, and a tile's URL holds the token.
+            raise ApiError(self._clean(f"{where} failed: {type(error).__name__}.")) from None
         if 300 <= status < 400 or (purpose == "tiles" and kind == "text/html"):
             raise self._redirected(purpose, where, status, location)
         if status >= 400:
@@ -343,13 +443,15 @@ class Mapillary:
         except ApiError:  # an error in the clothes of a 200
             raise self._refusal(where, status, body, retry_after) from None
 
-    async def _may_start(self, purpose: Purpose) -> None:
-        if purpose == "tiles" and self._tiles_blocked:
-            raise ApiError(self._tiles_blocked, status=302)
-        if purpose in self._paces:
-            await self._paces[purpose].turn()
-        while purpose != "files" and (left := self._paused_until - time.monotonic()) > 0:
-            await asyncio.sleep(left * random.uniform(1.0, 1.2))
+    def _refuse_blocked(self) -> None:
+        until = self._tile_limits.blocked_until
+        if until > time.time():
+            hours = (until - time.time()) / 3600
+            raise ApiError(
+                f"The tile host has blocked this address; it is not asked again for {hours:.1f} hours, because probing a "
+                "block prolongs it. Tiles already fetched are used.",
+                status=302,
+            )
 
     def _redirected(self, purpose: Purpose, where: str, status: int, location: str) -> ApiError:
         message = (
@@ -358,12 +460,12 @@ class Mapillary:
             "tiles already fetched are kept."
         )
         if purpose == "tiles":
-            self._tiles_blocked = self._clean(message)  # probing a block prolongs it
+            self._tile_limits.block()
         return ApiError(self._clean(message), status=302)
 
     def _refusal(self, where: str, status: int, body: bytes, retry_after: str) -> ApiError:
         try:
-            error = json.loads(body)["error"]
+            error = orjson.loads(body)["error"]
             said = " ".join(str(error[k]) for k in ("message", "error_user_msg") if error.get(k))
             code, subcode = error.get("code"), error.get("error_subcode")
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -426,6 +528,32 @@ class Mapillary:
         return row if isinstance(row, dict) and str(row.get("id", "")) == image_id else "unknown"
 
 
+def _host(url: str) -> str:
+    return urllib.parse.urlsplit(url).netloc
+
+
+async def pooled(
+    n: int,
+    function: Callable[[_ITEM], Coroutine[Any, Any, _RESULT]],
+    items: Iterable[_ITEM],
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[_RESULT]:
+    """Results of a coroutine for each item, in order, ``n`` at a time; the first exception cancels the rest."""
+    waiting = list(items)
+    results: list[Any] = [None] * len(waiting)
+    left, done = iter(enumerate(waiting)), 0
+
+    async def work() -> None:
+        nonlocal done
+        for index, item in left:
+            results[index] = await function(item)
+            done += 1
+            progress(done)
+
+    await _together(work() for _ in range(min(n, len(waiting))))
+    return results
+
+
 async def _together(coroutines: Iterable[Coroutine[Any, Any, _RESULT]]) -> list[_RESULT]:
     """Results in order; the first exception cancels the others."""
     tasks = [asyncio.ensure_future(c) for c in coroutines]
@@ -437,7 +565,7 @@ async def _together(coroutines: Iterable[Coroutine[Any, Any, _RESULT]]) -> list[
 
 
 def _parsed(body: bytes) -> Any:
-    answer = json.loads(body)
+    answer = orjson.loads(body)
     if isinstance(answer, dict) and "error" in answer:
         raise ApiError("an error")
     return answer

@@ -16,7 +16,8 @@ import pandas as pd
 from geo_assets import exif
 from geo_assets.errors import ConfigError, SourceError
 from geo_assets.grid import Bounds
-from geo_assets.harvest.images import Harvest, dead_row, file_row, problem_of
+from geo_assets.harvest.images import Harvest, dead_row, file_row, tidy, wanted
+from geo_assets.harvest.jpeg import problem_of
 from geo_assets.harvest.metadata import now, plausible
 from geo_assets.lake import Lake
 from geo_assets.settings import City
@@ -180,15 +181,16 @@ def sequence_rows(photos: pd.DataFrame) -> pd.DataFrame:
 
 def candidate_rows(photos: pd.DataFrame) -> pd.DataFrame:
     """Rows of table ``sequence_images`` of the photos of a box."""
-    flags = {name: np.zeros(len(photos), bool) for name in ("in_tiles", "in_computed", "in_audit")}
+    flags = {name: np.zeros(len(photos), bool) for name in ("in_tiles", "in_computed", "in_audit", "in_late_closure")}
     listed = np.ones(len(photos), bool)
-    return pd.DataFrame(
-        {"image_id": photos["image_id"], "sequence_id": photos["sequence_id"], "in_closure": listed, **flags}
-    )
+    known = {"image_id": photos["image_id"], "sequence_id": photos["sequence_id"], "in_closure": listed, **flags}
+    return pd.DataFrame(known).reindex(columns=TABLES["sequence_images"].column_names)
 
 
 def copy(lake: Lake, metadata: pd.DataFrame, folder: Path, partition: Mapping[str, str]) -> Harvest:
-    """Put the photos of a box into the lake, byte for byte; one that does not decode becomes a dead row.
+    """Put the selected photos of a box into the lake, byte for byte; one that does not decode becomes a dead row.
+
+    Files of photos that are no longer wanted are removed.
 
     Args:
         lake: where files are put.
@@ -196,7 +198,8 @@ def copy(lake: Lake, metadata: pd.DataFrame, folder: Path, partition: Mapping[st
         folder: the city's folder of photos.
         partition: the box, as the lake wants it.
     """
-    rows, kept = [], 0
+    metadata = wanted(metadata)
+    rows, kept, n_removed = [], 0, tidy(lake, partition, set(metadata["image_id"]))
     for image_id, name in zip(metadata["image_id"], metadata["source_path"], strict=True):
         try:
             data = (folder / name).read_bytes()
@@ -212,7 +215,7 @@ def copy(lake: Lake, metadata: pd.DataFrame, folder: Path, partition: Mapping[st
         else:
             lake.put_bytes(key, data)
         rows.append(file_row(image_id, "original", key, data, 1))
-    return Harvest(TABLES["image_files"].frame(rows), len(rows) - kept, kept)
+    return Harvest(TABLES["image_files"].frame(rows), len(rows) - kept, kept, n_removed)
 
 
 def _altitude(gps: Mapping[int, Any]) -> float | None:

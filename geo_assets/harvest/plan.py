@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +16,9 @@ MAX_AREA_DEG2 = 0.009
 MAX_IMAGES = 400
 """Far below the 2000 rows of one answer, and below what trips the API's density gate."""
 
+_FILL = 0.9
+"""How full a planned cell is: the tiles lag, and a cell above twice the plan is cut again."""
+
 MIN_SIDE_M = 1.0
 """A cell this small is not split further: its images lie on one point."""
 
@@ -26,10 +30,10 @@ def area_deg2(cell: Bounds) -> float:
 
 def audit_cells(
     lon: npt.ArrayLike, lat: npt.ArrayLike, bounds: Bounds, most: int = MAX_IMAGES
-) -> list[tuple[Bounds, int]]:
-    """Cells that cover ``bounds`` without gap or overlap, each with its count of known images, at most ``most``.
+) -> list[tuple[Bounds, npt.NDArray[np.int64]]]:
+    """Cells that cover ``bounds`` without gap or overlap, each with the images known in it, at most ``most``.
 
-    The longer side is halved at the median of the images, so cells follow their density. Where more than ``most``
+    Cells are cut so that all hold about as many images, which takes the fewest searches. Where more than ``most``
     images share one spot, a cell of about a metre holds them all.
 
     Args:
@@ -37,26 +41,38 @@ def audit_cells(
         lat: latitudes of the known images [n], degrees.
         bounds: the rectangle to cover.
         most: images in a cell.
+
+    Returns:
+        Each cell with the indices of its images.
     """
     points = np.stack([np.asarray(lon, float), np.asarray(lat, float)], axis=1).reshape(-1, 2)
-    return list(_split(points[bounds.contains(*points.T)], bounds, most))
+    inside = (
+        (points[:, 0] >= bounds.west)
+        & (points[:, 0] <= bounds.east)
+        & (points[:, 1] >= bounds.south)
+        & (points[:, 1] <= bounds.north)
+    )
+    return list(_split(points, np.flatnonzero(inside), bounds, most))
 
 
-def _split(points: npt.NDArray[np.float64], cell: Bounds, most: int) -> Iterator[tuple[Bounds, int]]:
+def _split(
+    points: npt.NDArray[np.float64], members: npt.NDArray[np.int64], cell: Bounds, most: int
+) -> Iterator[tuple[Bounds, npt.NDArray[np.int64]]]:
     width_m, height_m = cell.size_m
     small = max(width_m, height_m) < 2 * MIN_SIDE_M
-    if area_deg2(cell) < MAX_AREA_DEG2 and (len(points) <= most or small):
-        yield cell, len(points)
+    if area_deg2(cell) < MAX_AREA_DEG2 and (len(members) <= most or small):
+        yield cell, members
         return
     axis = 0 if width_m >= height_m else 1
     low, high = (cell.west, cell.east) if axis == 0 else (cell.south, cell.north)
-    at = float(np.median(points[:, axis])) if len(points) > most else (low + high) / 2
-    # A median at the rim would leave an empty sliver and no progress.
+    parts = math.ceil(len(members) / (_FILL * most))
+    at = float(np.quantile(points[members, axis], (parts // 2) / parts)) if parts > 1 else (low + high) / 2
+    # A cut at the rim would leave an empty sliver and no progress.
     at = min(max(at, low + (high - low) / 8), high - (high - low) / 8)
-    before = points[:, axis] < at
+    before = points[members, axis] < at
     first, second = _halves(cell, axis, at)
-    yield from _split(points[before], first, most)
-    yield from _split(points[~before], second, most)
+    yield from _split(points, members[before], first, most)
+    yield from _split(points, members[~before], second, most)
 
 
 def _halves(cell: Bounds, axis: int, at: float) -> tuple[Bounds, Bounds]:

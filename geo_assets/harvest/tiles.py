@@ -27,6 +27,7 @@ POSITIONS = ["image_id", "sequence_id", "lon", "lat", "captured_at_ms", "compass
 """Columns of :func:`images_of`."""
 
 _MAX_LAT = 85.0511287798
+_BLOCK = 1 << 18
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
@@ -56,6 +57,15 @@ def tile_at(lon: float, lat: float, z: int = ZOOM) -> Tile:
     x = math.floor((lon + 180) / 360 * n)
     y = math.floor((1 - math.asinh(math.tan(phi)) / math.pi) / 2 * n)
     return Tile(z, min(max(x, 0), n - 1), min(max(y, 0), n - 1))
+
+
+def tile_numbers(lon: npt.NDArray[np.float64], lat: npt.NDArray[np.float64]) -> tuple[pd.Series, pd.Series]:
+    """Column and row of the z14 tile of each point [n]; missing for NaN."""
+    n = 1 << ZOOM
+    phi = np.radians(np.clip(lat, -_MAX_LAT, _MAX_LAT))
+    x = np.clip(np.floor((lon + 180) / 360 * n), 0, n - 1)
+    y = np.clip(np.floor((1 - np.arcsinh(np.tan(phi)) / np.pi) / 2 * n), 0, n - 1)
+    return pd.Series(x).astype("Int64"), pd.Series(y).astype("Int64")
 
 
 def lon_lat(tile: Tile, u: npt.ArrayLike, v: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -201,29 +211,105 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _layer(data: bytes) -> Layer:
-    name, extent, keys, values, features = "", 4096, [], [], []
-    for number, wire, a, b in _fields(data):
-        if number == 2 and wire == _LENGTH:
-            features.append((a, b))
-        elif number == 1:
+    name, extent, keys = "", 4096, []
+    raw = np.frombuffer(data, np.uint8)
+    number, starts, ends = _spans(raw)
+    for n, a, b in zip(*(v[(number != 2) & (number != 4)].tolist() for v in (number, starts, ends)), strict=True):
+        if n == 1:
             name = data[a:b].decode()
-        elif number == 3:
+        elif n == 3:
             keys.append(data[a:b].decode())
-        elif number == 4:
-            values.append(_value(data[a:b]))
-        elif number == 5:
-            extent = a
-    spans = np.array(features, np.int64).reshape(-1, 2)
-    first, tags = _features(np.frombuffer(data, np.uint8), spans)
-    table = np.empty(len(values) + 1, object)  # the last entry stands for "the feature lacks it"
-    table[: len(values)] = values
+        elif n == 5:
+            extent = _varint(data, a)[0]
+    spans = np.stack([starts, ends], axis=1)
+    first, tags = _features(raw, spans[number == 2])
+    values = _values(data, raw, spans[number == 4])
+    n_features = int((number == 2).sum())
     columns = {}
     for index, key in enumerate(keys):
-        chosen = np.full(len(spans), len(values), np.int64)
+        chosen = np.full(n_features, len(values) - 1, np.int64)
         rows = tags[:, 1] == index
         chosen[tags[rows, 0]] = tags[rows, 2]
-        columns[key] = table[chosen]
+        columns[key] = values[chosen]
     return Layer(name, max(extent, 1), first, columns)
+
+
+def _spans(raw: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Field number, first byte and end of the content of each field of a layer.
+
+    Where a field would end is worked out for every byte as if one began there; then the chain is followed.
+    """
+    n, at = len(raw), 0
+    parts: list[npt.NDArray[np.int64]] = []
+    while at < n:
+        block = raw[at : at + _BLOCK + 6]
+        if len(block) < _BLOCK + 6:
+            block = np.append(block, np.zeros(6, np.uint8))
+        tag, content, following = _hops(block)
+        hops, chain, here, most = memoryview(following.data), [], 0, min(_BLOCK, n - at)
+        while here < most:
+            chain.append(here)
+            here = hops[here]
+            if here < 0:
+                raise ValueError("a layer ends within a field")
+        if at + here > n:
+            raise ValueError("a layer ends within a field")
+        begun = np.array(chain, np.int64)
+        parts.append(np.stack([tag[begun] >> 3, content[begun] + at, following[begun] + at]))
+        at += here
+    number, starts, ends = np.concatenate(parts, axis=1) if parts else np.zeros((3, 0), np.int64)
+    return number, starts, ends
+
+
+def _hops(
+    block: npt.NDArray[np.uint8],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Tag, first byte and end of the content of the field that would begin at each byte but the last six.
+
+    The end is -1 where no field can begin.
+    """
+    n = len(block) - 6
+    tag = block[:n]
+    wire = tag & 7
+    size, n_digits, going = np.zeros(n, np.int64), np.ones(n, np.int64), np.ones(n, bool)
+    for i in range(5):  # lengths, and the numbers of a layer, have up to five bytes
+        digit = block[1 + i : 1 + i + n]
+        size += np.where(going, (digit & 0x7F).astype(np.int64) << (7 * i), 0)
+        going = going & (digit >= 0x80)
+        n_digits += going
+    content = np.arange(1, n + 1) + np.where(wire == _LENGTH, n_digits, 0)
+    fixed = np.where(wire == _FIXED64, 8, 4)
+    length = np.where(wire == _LENGTH, size, np.where(wire == _VARINT, n_digits, fixed))
+    numbered = (wire == _LENGTH) | (wire == _VARINT)
+    bad = (going & numbered) | (tag >= 0x80) | ~(numbered | (wire == _FIXED64) | (wire == _FIXED32))
+    return tag, content, np.where(bad, -1, content + length)
+
+
+def _values(data: bytes, raw: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
+    """The values of a layer [n + 1]; the last entry stands for "the feature lacks it"."""
+    values = np.full(len(spans) + 1, None, object)
+    if not len(spans):
+        return values
+    tag = np.where(spans[:, 1] > spans[:, 0], raw[np.minimum(spans[:, 0], len(raw) - 1)], 0)
+    plain = np.flatnonzero((tag == 0x20) | (tag == 0x28) | (tag == 0x38))
+    begins, ends = spans[plain, 0] + 1, spans[plain, 1]
+    lengths = ends - begins
+    stream = raw[np.repeat(begins - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())]
+    last = stream < 0x80
+    single = len(plain) > 0 and (lengths > 0).all() and last.sum() == len(plain) and last[np.cumsum(lengths) - 1].all()
+    if single:  # one number a value, and nothing behind it
+        numbers = _varints(stream, last)
+        for kind, convert in ((0x20, np.int64), (0x28, np.uint64), (0x38, np.bool_)):
+            chosen = tag[plain] == kind
+            values[plain[chosen]] = numbers[chosen].astype(convert).tolist()
+    reals = np.flatnonzero((tag == 0x19) & (spans[:, 1] - spans[:, 0] == 9))
+    values[reals] = np.frombuffer(raw[spans[reals, 0, None] + 1 + np.arange(8)].tobytes(), "<f8").tolist()
+    done = np.zeros(len(spans), bool)
+    done[reals] = True
+    done[plain] = single
+    for i in np.flatnonzero(~done).tolist():
+        values[i] = _value(data[spans[i, 0] : spans[i, 1]])
+    return values
 
 
 def _value(data: bytes) -> str | float | int | bool | None:

@@ -159,6 +159,7 @@ def images_around(
         if name != box and not lake.has("image_files", **where):
             continue
         metadata, files = (lake.read(table, None, **where) for table in ("image_metadata", "image_files"))
+        metadata = metadata[metadata.tombstoned_at.isna()]  # the provider deleted the others
         files = pd.DataFrame(files[files.status == "done"][["image_id", "path", "sha256", "width", "height"]])
         images = metadata.drop(columns=["width", "height"]).merge(files, on="image_id", how="inner")
         images = with_best_position(images, options.gps_sigma_m)

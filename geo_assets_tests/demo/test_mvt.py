@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from geo_assets.demo import mvt
@@ -120,6 +121,34 @@ def test_keys_and_values_are_shared_between_features() -> None:
     one = mvt.encode({"a": [mvt.Feature([[(0, 0)]], {"sequence_id": "x" * 22})]})
     many = mvt.encode({"a": [mvt.Feature([[(0, 0)]], {"sequence_id": "x" * 22})] * 50})
     assert many.count(b"x" * 22) == one.count(b"x" * 22) == 1
+
+
+def test_points_are_the_same_as_features() -> None:
+    """Numbers on both sides of each length of a varint, absent values, and values that two columns share."""
+    n = 300
+    columns: dict[str, list[mvt.Value | None]] = {
+        "id": [2**k % (2**63 - 25) for k in range(n)],
+        "name": [f"Öst {k % 7}" if k % 3 else None for k in range(n)],
+        "pano": [k % 2 == 0 for k in range(n)],
+        "angle": [k / 7 for k in range(n)],
+        "other": [k % 9 - 4 for k in range(n)],
+        "never": [None] * n,
+    }
+    positions = np.random.default_rng(0).integers(-64, 4160, (n, 2))
+    features = [
+        mvt.Feature([[(int(x), int(y))]], {key: v for key, given in columns.items() if (v := given[k]) is not None})
+        for k, (x, y) in enumerate(positions)
+    ]
+    fast, slow = (decode(mvt.encode({"image": v})) for v in (mvt.Points(positions, columns), features))
+    assert fast == slow
+    assert [f["properties"] for f in fast["image"]["features"]] == [f.properties for f in features]
+    assert [{type(v) for v in f["properties"].values()} for f in fast["image"]["features"]] == [
+        {type(v) for v in f.properties.values()} for f in features
+    ]
+
+
+def test_no_points_are_no_layer() -> None:
+    assert mvt.encode({"image": mvt.Points(np.zeros((0, 2), np.int64), {"id": []})}) == b""
 
 
 def test_an_empty_tile_has_an_empty_body() -> None:

@@ -3,6 +3,8 @@
 import http.client
 import io
 import json
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.parse
@@ -387,7 +389,7 @@ def test_faults_of_the_line(world: World) -> None:
     faults = {1: "empty", 2: "html", 3: "half", 4: "not_found", 5: "reset", 6: "blocked"}
     with serving(world, Behaviour(fault=lambda kind, n: faults.get(n))) as api:
         url = f"{api}/images?bbox={CITY}"
-        assert get(url) == (200, b'{"data": []}')
+        assert get(url) == (200, b'{"data":[]}')
         assert get(url)[1].startswith(b"<html>")
         with pytest.raises(json.JSONDecodeError):
             json.loads(get(url)[1])
@@ -410,6 +412,91 @@ def test_requests_are_counted_by_kind(world: World) -> None:
         get(f"{api}/maps/vtp/mly1_public/2/14/1/1", token=None, access_token=TOKEN)
         kinds = ("search", "images", "sequence", "entities", "entity", "file", "tile")
         assert api.requests == dict.fromkeys(kinds, 1)
+
+
+def test_each_request_is_on_record_without_its_token(world: World) -> None:
+    image = world.images[0]
+    faults = {("entity", 1): "timeout"}
+    with serving(world, Behaviour(fault=lambda kind, n: faults.get((kind, n)))) as api:
+        assert get(f"{api}/{image.id}?fields=width&access_token={TOKEN}", token=None)[0] == 400
+        ask(f"{api}/{image.id}?access_token={TOKEN}&fields=width", token=None)
+        ask(f"{api}/{image.id}?fields=width")
+        get(f"{api}/maps/vtp/mly1_public/2/14/1/1?access_token={TOKEN}", token=None)
+        refused(f"{api}/999999999999999")
+        target = f"/{image.id}?fields=width"
+        assert api.asked == {target: 3, "/maps/vtp/mly1_public/2/14/1/1": 1, "/999999999999999": 1}
+        assert api.answered == {target: 2, "/maps/vtp/mly1_public/2/14/1/1": 1}
+        assert api.faulted == {"timeout": 1} and not api.refused
+        kinds, times = zip(*api.times, strict=True)
+        assert kinds == ("entity", "entity", "entity", "tile", "entity")
+        assert list(times) == sorted(times)
+
+
+def test_the_record_can_be_switched_off(world: World) -> None:
+    with serving(world, Behaviour(record=False)) as api:
+        ask(f"{api}/{world.images[0].id}")
+        assert api.requests == {"entity": 1}
+        assert not (api.asked or api.answered or api.times)
+
+
+def test_statistics_are_served_and_not_counted(world: World) -> None:
+    with serving(world) as api:
+        ask(f"{api}/{world.images[0].id}")
+        stats = ask(f"{api}/_stats", token=None)
+        assert stats.pop("cpu_seconds") > 0
+        assert stats == {"requests": {"entity": 1}, "refused": {}, "faulted": {}}
+
+
+def test_a_limit_per_minute_slides(world: World) -> None:
+    now = [1000.0]
+    with serving(world, Behaviour(per_minute=3, clock=lambda: now[0])) as api:
+        image = world.images[0]
+        urls = [f"{api}/{image.id}", f"{api}/images?image_ids={image.id}", f"{api}/image_ids?sequence_id=x"]
+        for url in urls:  # whatever their kinds
+            ask(url)
+            now[0] += 10
+        for _ in range(2):
+            status, error = refused(urls[0])
+            assert (status, error["code"]) == (403, 4)
+        assert get(f"{api}/maps/vtp/mly1_public/2/14/1/1?access_token={TOKEN}", token=None)[0] == 200
+        now[0] = 1060.0  # the first request is a minute old
+        ask(urls[0])
+        assert refused(urls[1])[1]["code"] == 4
+        assert api.refused == {"entity": 2, "images": 1}
+        assert api.requests.total() - api.requests["tile"] - api.refused.total() == 4
+
+
+def test_a_block_of_tiles_lasts_a_day_from_the_last_refused_request(world: World) -> None:
+    now = [0.0]
+    faults = {("tile", 2): "blocked"}
+    with serving(world, Behaviour(fault=lambda kind, n: faults.get((kind, n)), clock=lambda: now[0])) as api:
+        url = f"{api}/maps/vtp/mly1_public/2/14/1/1?access_token={TOKEN}"
+        answers = []
+        for hours in (0, 0, 1, 23, 46, 70.5):
+            now[0] = hours * 3600
+            answers.append(get(url, token=None)[0])
+        assert answers == [200, 302, 302, 302, 302, 200]
+        assert ask(f"{api}/{world.images[0].id}"), "the graph is another host"
+        assert (api.faulted["blocked"], api.refused["tile"]) == (1, 3)
+
+
+def test_the_command_serves_until_it_is_told_to_end() -> None:
+    options = ["--images", "400", "--hot-spots", "1", "--faults", "0.01", "--lag", "--per-minute", "2", "--seed", "3"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "geo_assets.demo.server", *options], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            about = json.loads(process.stdout.readline())
+            assert about["token"] == TOKEN
+            bbox = ",".join(map(str, about["bbox"]))
+            statuses = [get(f"{about['url']}/images?bbox={bbox}")[0] for _ in range(3)]
+            assert statuses == [200, 200, 403]
+            stats = ask(f"{about['url']}/_stats")
+            assert (stats["requests"], stats["refused"]) == ({"search": 3}, {"search": 1})
+        finally:
+            process.terminate()
+        assert process.wait(10) == 0
 
 
 def test_servers_stand_side_by_side_and_end_with_their_block(world: World) -> None:

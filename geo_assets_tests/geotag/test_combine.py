@@ -63,6 +63,14 @@ def test_harvested_images_of_all_cities_join(lake):
     assert photos["path"].tolist() == ["1.jpg", "2.jpg"]
 
 
+def test_images_that_the_provider_deleted_stay_out(lake):
+    gone = pd.Timestamp("2025-01-01", tz="UTC")
+    put_images(lake, [{"image_id": "1", "lon": 1.0, "lat": 2.0},
+                      {"image_id": "2", "lon": 1.0, "lat": 2.0, "tombstoned_at": gone}])  # fmt: skip
+    combined = combine(lake)
+    assert combined.photos["photo_id"].tolist() == ["1"] and combined.figures["n_read"] == 1
+
+
 def test_positions_off_the_globe_are_rejects(lake):
     put_images(lake, [{"image_id": "1", "lon": 200.0, "lat": 2.0}, {"image_id": "2", "lon": None, "lat": 2.0},
                       {"image_id": "3", "lon": float("inf"), "lat": 2.0}, {"image_id": "4", "lon": 0.0, "lat": 0.0}])  # fmt: skip

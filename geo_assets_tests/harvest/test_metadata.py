@@ -5,30 +5,53 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from geo_assets.grid import Grid
-from geo_assets.harvest import certificate as certificates
-from geo_assets.harvest.certificate import certificate, summary
-from geo_assets.harvest.metadata import FIELDS, altitude, attribution, belongs, capture_time, heading, point, row, rows
+from geo_assets.grid import Bounds, Grid
+from geo_assets.harvest.area import Area
+from geo_assets.harvest.metadata import FIELDS, attribution, belongs, columns, from_epoch, plausible, point, rows, table
 from geo_assets.tables import TABLES
 
 NOW = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
 
 
-@pytest.mark.parametrize(
-    ("value", "metres"),
-    [(4294967281, -15.0), (-3.5, -3.5), (8848, 8848.0), (None, None), ("12", None), (float("nan"), None), (True, None)],
-)
-def test_altitudes(value: object, metres: float | None) -> None:
-    assert altitude(value) == metres
+def told(name: str, *values: object) -> pd.Series:
+    """A column of the table for answers that hold these values under a name of the API."""
+    answers = [{"id": str(i), name: value} for i, value in enumerate(values)]
+    arrow = TABLES["image_metadata"].conform(rows(answers, NOW))
+    return arrow.to_pandas(types_mapper=pd.ArrowDtype)[
+        {"compass_angle": "compass_deg", "altitude": "altitude_m"}.get(name, name)
+    ]
+
+
+def listed(column: pd.Series) -> list:
+    return [None if pd.isna(value) else value for value in column]
+
+
+def test_altitudes() -> None:
+    values = [4294967281, -3.5, 8848, None, "12", float("nan"), True]
+    assert listed(told("altitude", *values)) == [-15.0, -3.5, 8848.0, None, None, None, None]
+
+
+def test_implausible_clocks_are_not_believed() -> None:
+    values = [1563721072184, 0, -5, 1e18, 4102444800000, "x", None]
+    times = told("captured_at", *values)
+    assert [time.year if time else None for time in listed(times)] == [2019, None, None, None, None, None, None]
+    said = rows([{"id": str(i), "captured_at": v} for i, v in enumerate(values)], NOW)["captured_at_ms"]
+    assert listed(said) == [1563721072184, 0, -5, None, 4102444800000, None, None], "what the device said is kept"
 
 
 @pytest.mark.parametrize(
-    ("ms", "year"),
-    [(1563721072184, 2019), (0, None), (-5, None), (1e18, None), (4102444800000, None), ("x", None), (None, None)],
+    ("time", "believed"),
+    [
+        (dt.datetime(1990, 1, 1, tzinfo=dt.UTC), True),
+        (dt.datetime(1989, 12, 31, 23, 59, tzinfo=dt.UTC), False),
+        (NOW + dt.timedelta(days=1), True),
+        (NOW + dt.timedelta(days=1, seconds=1), False),
+    ],
 )
-def test_implausible_clocks_are_not_believed(ms: object, year: int | None) -> None:
-    time = capture_time(ms, NOW)
-    assert (time.year if time else None) == year
+def test_what_is_plausible(time: dt.datetime, believed: bool) -> None:
+    assert plausible(time, NOW) is believed
+    captured = rows([{"id": "1", "captured_at": int(time.timestamp() * 1000)}], NOW)["captured_at"]
+    assert captured.notna().tolist() == [believed], "tables and photos go by one rule"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +71,7 @@ def test_points(geometry: object, pair: tuple) -> None:
 
 
 def test_headings_wrap() -> None:
-    assert [heading(v) for v in (-10, 370, 0, None)] == [350.0, 10.0, 0.0, None]
+    assert listed(told("compass_angle", -10, 370, 0, None)) == [350.0, 10.0, 0.0, None]
 
 
 def test_the_credit_names_source_licence_author_and_photo() -> None:
@@ -72,13 +95,27 @@ def test_rows_of_strange_answers_still_fit_the_table(answer: dict) -> None:
     assert arrow["make"].to_pylist() == [None] and arrow["computed_rotation"].to_pylist() == [None]
 
 
+def test_each_row_has_the_time_of_its_answer() -> None:
+    """What was kept column by column makes the same rows, each with its own time."""
+    answers = [{"id": "1", "sequence": "s", "captured_at": 4102444800000}, {"id": "2", "make": "Maker"}]
+    late = dt.datetime(2100, 1, 1, 12, tzinfo=dt.UTC)
+    found = table(columns(answers), [late, NOW])
+    assert list(found["fetched_at"]) == [late, NOW] and list(found["image_id"]) == ["1", "2"]
+    assert listed(found["sequence_id"]) == ["s", None] and listed(found["make"]) == [None, "Maker"]
+    assert found["captured_at"].notna().tolist() == [True, False], "an answer of 2100 may tell of 2100"
+
+
+def test_times_of_the_clock_are_whole_milliseconds() -> None:
+    assert from_epoch(1_700_000_000.1239) == dt.datetime(2023, 11, 14, 22, 13, 20, 123000, tzinfo=dt.UTC)
+
+
 def test_no_answers_are_an_empty_table() -> None:
     assert TABLES["image_metadata"].conform(rows([], NOW)).num_rows == 0
 
 
 def test_recorded_images(real_data: Path) -> None:
     entity = json.loads((real_data / "mapillary/graph/135511895288847.json").read_text())
-    record = row(entity, NOW)
+    record = rows([entity], NOW).iloc[0]
     assert record["sequence_id"] == "7nfcwfvjdtphz7yj6zat6a" and record["sfm_cluster_id"] == "306951457725231"
     assert (record["lon"], record["computed_lon"]) == (-108.57081597222, -108.57081597085)
     assert record["captured_at"] == dt.datetime(2019, 7, 21, 14, 57, 52, 184000, tzinfo=dt.UTC)
@@ -104,7 +141,8 @@ def test_the_computed_position_decides_and_edges_belong_to_one_box() -> None:
         computed_lon=[None, 11.0 + 1.5 * step, None, 11.0 + 0.5 * step, None],
         computed_lat=[None, 48.0, None, 48.0, None],
     )
-    homes = {box: belongs(images, grid, box).tolist() for box in grid}
+    area = Area(Bounds(11.0, 48.0, 11.0 + 2 * step, 48.0 + 2 * grid.step_lat), grid)
+    homes = {box: belongs(images, area, box).tolist() for box in grid}
     on_the_edge = grid.box_at(11.0 + step, 48.0)
     assert homes["r00c00"] == [True, False, on_the_edge == "r00c00", True, False]
     assert homes["r00c01"] == [False, True, on_the_edge == "r00c01", False, False]
@@ -116,45 +154,5 @@ def test_the_polygon_of_the_city_drops_what_lies_outside(tmp_path: Path) -> None
     ring = [[11.0, 48.0], [11.001, 48.0], [11.0, 48.001], [11.0, 48.0]]
     path.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     images = frame(image_id=["a", "b"], lon=[11.0002, 11.0009], lat=[48.0002, 48.0008])
-    assert belongs(images, Grid(11.0, 48.0, 200.0, 1, 1), "r00c00", path).tolist() == [True, False]
-
-
-CANDIDATES = pd.DataFrame(
-    {
-        "image_id": ["a", "b", "c", "d"],
-        "sequence_id": ["s", "s", "t", "t"],
-        "in_tiles": [True, False, False, True],
-        "in_computed": [False, False, False, True],
-        "in_closure": [True, True, False, True],
-        "in_audit": [True, False, True, True],
-    }
-)
-SEQUENCES = pd.DataFrame({"sequence_id": ["s", "t"], "closed": [True, True]})
-
-
-@pytest.mark.parametrize(
-    ("unresolved", "unverifiable", "closed", "complete"),
-    [([], 0, True, True), (["x"], 0, True, False), ([], 1, True, False), ([], 0, False, False)],
-)
-def test_a_certificate_is_complete_only_if_nothing_is_left(
-    unresolved: list, unverifiable: int, closed: bool, complete: bool
-) -> None:
-    images = frame(image_id=["a", "b", "c"], sequence_id=["s", "s", "t"])
-    proof = certificate(
-        CANDIDATES,
-        SEQUENCES.assign(closed=[True, closed]),
-        images,
-        tombstones=["d"],
-        unresolved=unresolved,
-        figures={"n_tiles": 2, "n_audit_cells": 5, "n_unverifiable": unverifiable},
-        fetched_at=NOW,
-    )
-    TABLES["certificates"].conform(proof)
-    said = summary(proof)
-    assert (said["n_tile_images"], said["n_closure_added"], said["n_audit_added"]) == (1, 1, 1)
-    assert (said["n_images"], said["n_tombstones"], said["complete"]) == (3, 1, complete)
-    assert said["certificate"].startswith("Complete: 3 images" if complete else "Incomplete: 1 ")
-
-
-def test_no_certificate_is_no_accusation() -> None:
-    assert certificates.summary(TABLES["certificates"].empty())["complete"]
+    area = Area(Bounds(11.0, 48.0, 11.01, 48.01), Grid(11.0, 48.0, 200.0, 1, 1), path)
+    assert belongs(images, area, "r00c00").tolist() == [True, False]

@@ -13,20 +13,28 @@ def test_cells_cover_without_overlap_and_hold_few(n: int, spread: float) -> None
     lon = 11.53 + 0.05 * spread * rng.uniform(-0.5, 0.5, n)
     lat = 48.16 + 0.05 * spread * rng.uniform(-0.5, 0.5, n)
     cells = audit_cells(lon, lat, CITY)
-    assert sum(count for _, count in cells) == n
+    assert sorted(i for _, members in cells for i in members) == list(range(n)), "each image in one cell"
     assert sum(area_deg2(cell) for cell, _ in cells) == pytest.approx(area_deg2(CITY))
-    for cell, count in cells:
+    for cell, members in cells:
         assert area_deg2(cell) < MAX_AREA_DEG2
-        assert count <= 400 or max(cell.size_m) < 2.0
-        assert count == sum(cell.contains(x, y) for x, y in zip(lon, lat, strict=True)) if n < 500 else True
+        assert len(members) <= 400 or max(cell.size_m) < 2.0
+        assert set(members) == set(np.flatnonzero(cell.contains(lon, lat)))
     for x, y in zip(rng.uniform(11.5, 11.6, 50), rng.uniform(48.1, 48.2, 50), strict=True):
         assert sum(cell.contains(x, y) for cell, _ in cells) == 1
 
 
 def test_images_outside_are_not_planned_for() -> None:
-    assert audit_cells([0.0, 11.55], [0.0, 48.15], Bounds(11.54, 48.14, 11.56, 48.16)) == [
-        (Bounds(11.54, 48.14, 11.56, 48.16), 1)
-    ]
+    here = Bounds(11.54, 48.14, 11.56, 48.16)
+    [(cell, members)] = audit_cells([0.0, 11.55, np.nan], [0.0, 48.15, np.nan], here)
+    assert cell == here and members.tolist() == [1]
+
+
+@pytest.mark.parametrize("most", [1, 7, 50])
+def test_fewer_images_a_cell_can_be_asked_for(most: int) -> None:
+    rng = np.random.default_rng(most)
+    cells = audit_cells(11.5 + 0.1 * rng.random(300), 48.1 + 0.1 * rng.random(300), CITY, most)
+    assert max(len(members) for _, members in cells) <= most
+    assert sum(len(members) for _, members in cells) == 300
 
 
 def test_cells_follow_density() -> None:

@@ -12,10 +12,11 @@ from geo_assets.demo.server import TOKEN
 from geo_assets.demo.world import DemoImage, World
 from geo_assets.grid import METRES_PER_DEGREE, Bounds
 from geo_assets.harvest.mapillary import Mapillary, Patience
+from geo_assets.lake import Lake
 from geo_assets.settings import City
 from geo_assets.settings import Mapillary as Settings
 
-HURRY = Patience(first_wait_s=0.001, longest_wait_s=0.002, pause_s=0.01)
+HURRY = Patience(first_wait_s=0.001, longest_wait_s=0.002, first_pause_s=0.01, pause_s=0.01)
 LON, LAT = 0.0005, 0.0005  # near the equator metres are the same both ways
 
 
@@ -79,9 +80,9 @@ def town(columns: int = 3, box_m: float = 100.0) -> City:
     )
 
 
-def client(address: str, token: str | None = TOKEN, **changes: Any) -> Mapillary:
+def client(address: str, token: str | None = TOKEN, lake: Lake | None = None, **changes: Any) -> Mapillary:
     known: dict[str, Any] = {"graph_url": str(address), "tiles_url": str(address), "tiles_per_minute": 1_000_000}
-    return Mapillary(Settings.model_validate(known | {"connections": 4} | changes), token, HURRY)
+    return Mapillary(Settings.model_validate(known | {"connections": 4} | changes), token, HURRY, lake)
 
 
 def around(east_m: float, north_m: float, half_m: float) -> Bounds:

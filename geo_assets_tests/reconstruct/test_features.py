@@ -56,6 +56,13 @@ def lake_with(root: Path, west: list[dict], east: list[dict] | None = None) -> L
     return lake
 
 
+def test_images_that_the_provider_deleted_take_no_part(tmp_path):
+    found = rows(10, 20, 30)
+    found[1]["tombstoned_at"] = pd.Timestamp("2025-01-01", tz="UTC")
+    images, left_out = images_around(lake_with(tmp_path, found), "town", "r00c00", GRID, OPTIONS)
+    assert images.image_id.tolist() == ["i0", "i2"] and not any(left_out.values())
+
+
 def test_ids_are_stable_positive_and_distinct():
     names = [f"{k}" for k in range(3000)]
     ids = stable_ids(names)

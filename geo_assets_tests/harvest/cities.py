@@ -1,0 +1,94 @@
+"""Cities on paper, harvested whole: the settings, the run, and what the lake says afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+
+from geo_assets.demo.paper import PaperWorld
+from geo_assets.demo.server import TOKEN, Address
+from geo_assets.harvest.city import CityHarvest, Outcome
+from geo_assets.harvest.mapillary import Mapillary, Patience
+from geo_assets.lake import Lake
+from geo_assets.settings import City
+from geo_assets.settings import Mapillary as Settings
+from geo_assets.tables import TABLES
+
+from .worlds import HURRY
+
+CITY = "paper"
+TIMES = {"fetched_at", "first_seen", "last_seen", "changed_at", "tombstoned_at", "modified_at"}
+"""Columns that differ between two harvests of the same images."""
+
+
+def city_of(world: PaperWorld, box_m: float = 500.0, aoi: Path | None = None) -> City:
+    bounds = world.bounds
+    if aoi is not None:
+        from geo_assets.harvest.aoi import bounds_of
+
+        bbox = bounds_of(aoi)
+    else:
+        bbox = (bounds.west, bounds.south, bounds.east, bounds.north)
+    return City.model_validate({"bbox": bbox, "box_m": box_m, "aoi": aoi})
+
+
+def harvest(
+    address: Address,
+    lake: Lake,
+    city: City,
+    *,
+    patience: Patience = HURRY,
+    files: bool = False,
+    renew: bool = False,
+    **settings: Any,
+) -> Outcome:
+    """What ``geo-assets harvest paper`` does, in this process and without waiting long."""
+    known = {"graph_url": str(address), "tiles_url": str(address), "tiles_per_minute": 1_000_000}
+    known |= {"searches_per_minute": 1_000_000, "entities_per_minute": 1_000_000} | settings
+    with Mapillary(Settings.model_validate(known), TOKEN, patience, lake) as client:
+        return CityHarvest(client, lake, CITY, city, renew=renew).run(files)
+
+
+def living(lake: Lake) -> list[str]:
+    """Ids of the harvested images that exist."""
+    rows = table(lake, "image_metadata")
+    return list(rows.loc[rows["tombstoned_at"].isna(), "image_id"])
+
+
+def table(lake: Lake, name: str) -> pd.DataFrame:
+    """All rows of a table, with the box of each."""
+    parts = []
+    for partition in lake.partitions(name):
+        if partition["city"] == CITY:
+            parts.append(lake.read(name, **partition).assign(box=partition.get("box", "")))
+    return pd.concat(parts, ignore_index=True) if parts else TABLES[name].empty().assign(box="")
+
+
+def timeless(lake: Lake, names: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """Tables without the columns that say when, in an order of their own."""
+    found = {}
+    for name in names:
+        rows = table(lake, name)
+        rows = rows[[c for c in rows if c not in TIMES]]
+        keys = [c for c in ("box", "image_id", "sequence_id") if c in rows]
+        found[name] = rows.sort_values(keys, ignore_index=True)
+    return found
+
+
+def assert_exact(lake: Lake, truth: Iterable[str]) -> None:
+    """Every image of the truth is there once, and no other."""
+    got, wanted = living(lake), set(truth)
+    missing, extra = wanted - set(got), set(got) - wanted
+    assert not missing, f"{len(missing)} of {len(wanted)} missing: {sorted(missing)[:5]}"
+    assert not extra, f"{len(extra)} do not belong here: {sorted(extra)[:5]}"
+    assert len(got) == len(wanted), "an image lies in two boxes"
+
+
+def fast_clock(factor: float) -> SimpleNamespace:
+    """Stands for module ``time``: a clock that runs so many times as fast."""
+    return SimpleNamespace(time=lambda: time.time() * factor, monotonic=time.monotonic)

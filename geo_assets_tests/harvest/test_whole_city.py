@@ -1,0 +1,179 @@
+"""Whole cities: every image of the area and no other, whatever the API does; and when that cannot be, it is said."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geo_assets.demo.faults import APPLIES, Faults, lagging, mix
+from geo_assets.demo.paper import PaperWorld, paper_world
+from geo_assets.demo.server import BLOCK_S, GRAPH_KINDS, TOKEN, Behaviour, serving
+from geo_assets.harvest import limits, mapillary
+from geo_assets.harvest.aoi import bounds_of
+from geo_assets.harvest.mapillary import Patience
+from geo_assets.lake import Lake
+
+from .cities import CITY, assert_exact, city_of, fast_clock, harvest, living, table
+
+SHARE = 0.05
+FILE_FAULTS = ("empty_file", "truncated_file", "expired")
+PASSING = sorted(set(APPLIES) - {"blocked", *FILE_FAULTS})
+
+
+@pytest.fixture(scope="module")
+def city() -> PaperWorld:
+    return paper_world(20_000, hot_spots=1, seed=3)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+def absent(world: PaperWorld, share: float, seed: int = 1) -> frozenset[str]:
+    """The images of that share of the sequences."""
+    names = sorted(world.sequences)
+    late = random.Random(seed).sample(names, round(share * len(names)))
+    return frozenset(image.id for name in late for image in world.sequences[name])
+
+
+# -- recall -----------------------------------------------------------------------------------------------------
+
+
+def test_without_faults_every_image_is_found_within_the_budget(city: PaperWorld, lake: Lake) -> None:
+    with serving(city) as api:
+        outcome = harvest(api, lake, city_of(city))
+    assert outcome.complete and outcome.requests == api.requests.total()
+    assert_exact(lake, city.truth_inside())
+    figures = outcome.as_dict()
+    assert figures["n_images"] == len(city.truth_inside())
+    assert api.requests.total() <= 1.1 * budget(api.requests, outcome.as_dict())
+    row = table(lake, "city_certificates").iloc[0]
+    assert row["n_unresolved"] == row["n_unverifiable"] == row["n_failed_tiles"] == row["n_unclosed"] == 0
+
+
+def budget(requests: Counter[str], figures: dict[str, Any]) -> float:
+    """Requests that a harvest may take: 2 a tile, 1 a sequence, 2 searches for 220 images, 1 page for 50."""
+    n = figures["n_images"]
+    return requests["tile"] + figures["n_sequences"] + 2 * n / 220 + n / 50
+
+
+def test_a_wide_city_keeps_the_budget_too(lake: Lake) -> None:
+    world = paper_world(20_000, side_m=40_000, seed=5)
+    with serving(world) as api:
+        outcome = harvest(api, lake, city_of(world, box_m=2000))
+    assert outcome.complete
+    assert_exact(lake, world.truth_inside())
+    assert api.requests.total() <= 1.1 * budget(api.requests, outcome.as_dict())
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_each_fault_alone(city: PaperWorld, lake: Lake, fault: str) -> None:
+    with serving(city, Behaviour(fault=Faults({fault: SHARE}, seed=7), slow_s=0.02, seed=7)) as api:
+        outcome = harvest(api, lake, city_of(city))
+    assert api.faulted[fault] or fault == "without_thumb", "the fault was not shown"
+    assert_exact(lake, city.truth_inside())
+    assert outcome.complete
+
+
+@pytest.mark.parametrize("fault", FILE_FAULTS)
+def test_each_fault_of_files(lake: Lake, fault: str) -> None:
+    world = paper_world(600, side_m=600, seed=4)
+    with serving(world, Behaviour(fault=Faults({fault: SHARE}, seed=7))) as api:
+        outcome = harvest(api, lake, city_of(world), files=True)
+    assert api.faulted[fault]
+    assert outcome.complete and outcome.n_files == len(world.truth_inside()) and not outcome.n_dead
+    assert_exact(lake, world.truth_inside())
+
+
+def behaviours(world: PaperWorld) -> dict[str, Behaviour]:
+    """Quirks of the API that are no faults of single requests."""
+    gone = frozenset(random.Random(2).sample(sorted(world.ids), 300)) | absent(world, 0.01, seed=5)
+    return {
+        "lagging tiles": Behaviour(absent_from_tiles=lagging(world, seed=1)),
+        "most tiles lag": Behaviour(absent_from_tiles=absent(world, 0.9)),
+        "most tiles lag, gate": Behaviour(absent_from_tiles=absent(world, 0.9), dense_above=2500),
+        "deleted": Behaviour(deleted=gone),
+        "gate at 2,500": Behaviour(dense_above=2500),
+        "gate at 4,000": Behaviour(dense_above=4000, absent_from_tiles=lagging(world, seed=1)),
+        "short answers": Behaviour(short=0.4, absent_from_tiles=lagging(world, seed=1)),
+        "short answers of few rows": Behaviour(short=0.4, rows=500),
+    }
+
+
+@pytest.mark.parametrize("name", list(behaviours(paper_world(500, side_m=600))))
+def test_each_quirk_alone(city: PaperWorld, lake: Lake, name: str) -> None:
+    behaviour = behaviours(city)[name]
+    with serving(city, behaviour) as api:
+        outcome = harvest(api, lake, city_of(city))
+    assert_exact(lake, city.truth_inside() - behaviour.deleted)
+    assert outcome.complete
+
+
+@pytest.mark.parametrize("shape", ["stacked", "long_sequence"])
+@pytest.mark.parametrize("gate", [20_000, 2_600])
+def test_thousands_of_images_on_one_point_or_in_one_sequence(lake: Lake, shape: str, gate: int) -> None:
+    world = paper_world(20_000, seed=6, **{shape: 2500})
+    behaviour = Behaviour(dense_above=gate, absent_from_tiles=lagging(world, seed=6) if gate == 2_600 else frozenset())
+    with serving(world, behaviour) as api:
+        outcome = harvest(api, lake, city_of(world))
+    assert_exact(lake, world.truth_inside())
+    assert outcome.complete
+
+
+def test_a_polygon_is_exact(city: PaperWorld, lake: Lake, tmp_path: Path) -> None:
+    import shapely
+
+    (west, south), (east, north) = city.bounds.as_list()[:2], city.bounds.as_list()[2:]
+    angles = np.linspace(0, 2 * np.pi, 9, endpoint=False)
+    reach = np.array([0.47, 0.2, 0.44, 0.41, 0.18, 0.46, 0.3, 0.45, 0.22])
+    ring = np.column_stack([0.5 + reach * np.cos(angles), 0.5 + reach * np.sin(angles)])
+    hole = 0.5 + 0.06 * np.array([[-1, -1], [1, -0.9], [0.8, 1.1], [-1.1, 0.9]])
+    polygon = shapely.Polygon(*(
+        [[west, south] + r * [east - west, north - south] for r in ring],
+        [[[west, south] + r * [east - west, north - south] for r in hole]],
+    ))  # fmt: skip
+    path = tmp_path / "aoi.geojson"
+    path.write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": json.loads(shapely.to_geojson(polygon))}))
+    with serving(city) as api:
+        outcome = harvest(api, lake, city_of(city, aoi=path))
+    truth = {
+        image.id
+        for image in city.images
+        if shapely.intersects_xy(
+            polygon,
+            image.lon if image.computed_lon is None else image.computed_lon,
+            image.lat if image.computed_lat is None else image.computed_lat,
+        )
+    }
+    assert 2000 < len(truth) < 15_000
+    assert bounds_of(path)[0] == pytest.approx(polygon.bounds[0])
+    assert_exact(lake, truth)
+    assert outcome.complete
+
+
+@pytest.mark.chaos
+def test_a_large_city_with_all_faults_at_once(lake: Lake) -> None:
+    world = paper_world(200_000, hot_spots=5, side_m=6000, seed=8)
+    behaviour = Behaviour(
+        fault=mix(0.03, seed=8), slow_s=0.02, absent_from_tiles=lagging(world, seed=8), seed=8, record=False
+    )
+    with serving(world, behaviour) as api:
+        outcome = harvest(api, lake, city_of(world))
+    assert len(api.faulted) >= len(PASSING) - 1
+    assert_exact(lake, world.truth_inside())
+    assert outcome.complete
