@@ -181,6 +181,10 @@ class Auditor:
 
     async def _audit_by_time(self, result: Audit, cell: Bounds, members: npt.NDArray[np.int64]) -> None:
         """Search a spot that holds more images than one answer can, in windows of capture time."""
+        if any(found is not _KNOWN and not found.captured_at_ms for found in result.images.values()):
+            dated = Audit(cell, cells=0)  # only a search with a window asks for times
+            await self._ask_window(dated, cell, (), {"start_captured_at": str(_iso(0))})
+            result.add(dated)
         # Tiles round positions, so what is found here may count to the next cell by them.
         shown = [i for i, image in enumerate(self.ids) if image in result.images]
         times = {str(self.ids[i]): int(self.times[i]) for i in (*members, *shown)}
@@ -194,12 +198,7 @@ class Auditor:
             window = {k: v for k, v in (("start_captured_at", _iso(first)), ("end_captured_at", _iso(last))) if v}
             expected = {i for i in inside if (first or 0) < times[i] < (last or 2**62)}
             part = Audit(cell, cells=0)
-            try:
-                whole = await self._ask_until_stable(part, cell, expected, window)
-            except ApiError as error:
-                if kind_of(error) == "fatal" or self.client.is_down:
-                    raise
-                whole = False
+            whole = await self._ask_window(part, cell, expected, window)
             outside = (times.get(i, f.captured_at_ms) for i, f in part.images.items())
             stray = [t for t in outside if t and not (first or 0) <= t <= (last or 2**62)]
             # Times outside the window say that the server ignores windows: then they prove nothing.
@@ -208,6 +207,14 @@ class Auditor:
             result.add(part)
             if part.unverifiable:
                 return
+
+    async def _ask_window(self, part: Audit, cell: Bounds, expected: Collection[str], window: dict[str, str]) -> bool:
+        try:
+            return await self._ask_until_stable(part, cell, expected, window)
+        except ApiError as error:
+            if kind_of(error) == "fatal" or self.client.is_down:
+                raise
+            return False
 
     def _parts(
         self, cell: Bounds, members: npt.NDArray[np.int64], found: dict[str, Found]

@@ -94,7 +94,8 @@ def city_certificate(proofs: pd.DataFrame, n_boxes: int, n_sequences: int, fetch
         fetched_at: now.
     """
     table = TABLES["city_certificates"]
-    sums = {c: int(proofs[c].to_numpy(float).sum()) for c in table.column_names if c in proofs and c.startswith("n_")}
+    counts = [c for c in table.column_names if c in proofs and c.startswith("n_") and c != "n_estimated_missing"]
+    sums = {c: int(proofs[c].to_numpy(float).sum()) for c in counts}
     n_new = sums["n_images"] - sums["n_tile_images"] - sums["n_closure_added"]
     row = sums | {
         "n_boxes": n_boxes,

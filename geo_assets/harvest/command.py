@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from geo_assets.errors import GeoAssetsError
 from geo_assets.harvest.city import CityHarvest, Estimate, Outcome, harvest_photos
 from geo_assets.harvest.images import MAX_DEAD_SHARE
 from geo_assets.imagery import imagery_of
@@ -40,6 +41,16 @@ def run_harvest(
         ConfigError: no such city, or the settings are wrong.
         ApiError: the token is refused, or the API is down.
     """
+    try:
+        return _run(name, say, files, dry_run, renew, as_json)
+    except GeoAssetsError as error:
+        if as_json:
+            nothing = dict.fromkeys(("n_images", "n_sequences", "requests", "unresolved", "unverifiable", "seconds"))
+            say(json.dumps({"city": name, "complete": False, "error": str(error)} | nothing))
+        raise
+
+
+def _run(name: str, say: Say, files: bool, dry_run: bool, renew: bool, as_json: bool) -> int:
     # Millions of small objects live for a moment each; looking for cycles among them costs a tenth of the time.
     gc.set_threshold(200_000, 20, 50)
     settings = load()

@@ -98,7 +98,7 @@ class Tiles:
         """
         tiles = sorted({tile for b in bounds for tile in self.over(b)})
         wanted: list[tuple[Dataset, Tile]] = [(dataset, tile) for tile in tiles for dataset in DATASETS]
-        missing = [w for w in wanted if self._age_s(*w) > fresh_for_s]
+        missing = [w for w in wanted if self._age_s(*w) >= fresh_for_s]
         failed = [f"{d} {t}" for d, t in self.client.run(self._fetch(missing))] if missing else []
         frames: dict[str, list[pd.DataFrame]] = {d: [self._images(d, tile) for tile in tiles] for d in DATASETS}
         return Coverage(list(bounds), tiles, failed, _merged(_unique(frames["original"]), _unique(frames["computed"])))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from geo_assets.errors import ConfigError
 from geo_assets.lake import Lake
 
 Purpose = Literal["tiles", "searches", "entities", "files"]
@@ -59,21 +61,22 @@ class HostLimits:
         self.per_minute = dict(per_minute)
         name = re.sub(r"[^A-Za-z0-9.-]", "_", host) or "host"
         self._lake, self._name = lake, name
-        self._machine = uuid.uuid4().hex[:12]
         self._beat, self._machines = 0.0, 1
-        if lake is not None and lake.is_local:
-            folder = Path(lake.uri(lake.key("limits")))
+        self._alone: tempfile.TemporaryDirectory[str] | None = None
+        if lake is None:
+            self._alone = tempfile.TemporaryDirectory(prefix="geo_assets_limits_")
+            folder = Path(self._alone.name)
         else:
-            folder = Path(tempfile.mkdtemp(prefix="geo_assets_limits_"))
+            folder = Path(lake.uri(lake.key("limits"))) if lake.is_local else _machine_folder(lake)
         self._path = folder / f"{name}.limits"
         self._leases: dict[str, deque[float]] = {}
-        self._paused_until = 0.0
+        self.paused_until = 0.0
 
     def take(self, purpose: str) -> float:
         """The time [s since the epoch] at which the next request of a purpose may start."""
         limit = self.per_minute.get(purpose)
         if not limit:
-            return max(time.time(), self._paused_until) if purpose != "files" else 0.0
+            return max(time.time(), self.paused_until) if purpose != "files" else 0.0
         if purpose == "tiles":
             return self._take_tile(limit)
         lease = self._leases.setdefault(purpose, deque())
@@ -81,11 +84,11 @@ class HostLimits:
             lease.popleft()  # a turn that was slept through is not made up for: two would come together
         if not lease:
             self._lease(purpose, limit, lease)
-        return max(lease.popleft(), self._paused_until)
+        return max(lease.popleft(), self.paused_until)
 
     def pause(self, until: float, learned_per_minute: float | None = None) -> None:
         """Stop all requests to the host until a time, and go on at a learned rate."""
-        self._paused_until = max(self._paused_until, until)
+        self.paused_until = max(self.paused_until, until)
         self._leases.clear()
         with self._locked() as state:
             head = list(_HEAD.unpack(state[: _HEAD.size]))
@@ -130,13 +133,13 @@ class HostLimits:
         limit *= MARGIN / self._sharers()
         with self._locked() as state:
             head = list(_HEAD.unpack(state[: _HEAD.size]))
-            self._paused_until, learned = head[3], head[4]
+            self.paused_until, learned = head[3], head[4]
             rate = min(limit, learned) if learned else limit
             n, gap_s = max(1, int(rate / 60 * LEASE_S)), 60.0 / rate
             slot = _TURNS.index("any") if learned else _TURNS.index(purpose)
             now = time.time()
             due = head[slot] if head[slot] < now + 2 * WINDOW_S + n * gap_s else now  # a clock was set back
-            start = max(now, due, self._paused_until)
+            start = max(now, due, self.paused_until)
             head[slot] = start + n * gap_s
             state[: _HEAD.size] = _HEAD.pack(*head)
         lease.extend(start + i * gap_s for i in range(n))
@@ -147,9 +150,9 @@ class HostLimits:
             times = sorted(t for (t,) in struct.iter_unpack("<d", bytes(state[_HEAD.size :])))
             now = time.time()
             times = [t for t in times if now - 2 * WINDOW_S < t < now + 3600][-most:]
-            self._paused_until = max(self._paused_until, _HEAD.unpack(state[: _HEAD.size])[3])
+            self.paused_until = max(self.paused_until, _HEAD.unpack(state[: _HEAD.size])[3])
             free_at = times[0] + WINDOW_S / MARGIN if len(times) >= most else now
-            start = max(now, free_at, self._paused_until)
+            start = max(now, free_at, self.paused_until)
             times = [*times, start][-most:]
             state[_HEAD.size :] = struct.pack(f"<{len(times)}d", *times)
         return start
@@ -179,7 +182,7 @@ class HostLimits:
         now = time.time()
         if now - self._beat > HEARTBEAT_S:
             folder = self._lake.key("limits", self._name)
-            self._lake.put_bytes(f"{folder}/{self._machine}", str(now).encode())
+            self._lake.put_bytes(f"{folder}/{_machine_name(self._path.parent)}", str(now).encode())
             beats = []
             for name in self._lake.names(folder):
                 with contextlib.suppress(OSError, ValueError):
@@ -187,6 +190,25 @@ class HostLimits:
             self._machines = max(1, sum(now - beat < ALIVE_FOR_S for beat in beats))
             self._beat = now
         return self._machines
+
+
+def _machine_folder(lake: Lake) -> Path:
+    """A folder of this machine and user for the limits of a lake on object storage."""
+    folder = Path(tempfile.gettempdir()) / f"geo_assets-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
+        raise ConfigError(f"{folder} belongs to somebody else; set TMPDIR to a folder of your own.")
+    return folder / hashlib.sha256(lake.uri(lake.root).encode()).hexdigest()[:16]
+
+
+def _machine_name(folder: Path) -> str:
+    """A name that all processes of this machine share and no other machine has."""
+    path = folder / "machine"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), path.open("x") as sink:
+            sink.write(uuid.uuid4().hex[:12])
+    return path.read_text() or "new"
 
 
 class Manners:
@@ -217,9 +239,13 @@ class Manners:
             start = self.limits.take(purpose)
             while (wait := start - time.time()) > 0:
                 await asyncio.sleep(wait)
-            if self.limits._paused_until > time.time():
+            if purpose == "tiles":  # few, and a turn taken counts: it is not given back for a pause
+                while (wait := self.limits.paused_until - time.time()) > 0:
+                    await asyncio.sleep(wait)
+                return
+            if self.limits.paused_until > time.time():
                 continue
-            if purpose == "tiles" or not self._refusals:
+            if not self._refusals:
                 return
             if not self._probing:
                 self._probing = True

@@ -63,6 +63,13 @@ def _split(
     if area_deg2(cell) < MAX_AREA_DEG2 and (len(members) <= most or small):
         yield cell, members
         return
+    if len(members) > most and (cut := _beside(points[members], cell)):
+        axis, at = cut
+        before = points[members, axis] < at
+        first, second = _halves(cell, axis, at)
+        yield from _split(points, members[before], first, most)
+        yield from _split(points, members[~before], second, most)
+        return
     axis = 0 if width_m >= height_m else 1
     low, high = (cell.west, cell.east) if axis == 0 else (cell.south, cell.north)
     parts = math.ceil(len(members) / (_FILL * most))
@@ -73,6 +80,22 @@ def _split(
     first, second = _halves(cell, axis, at)
     yield from _split(points, members[before], first, most)
     yield from _split(points, members[~before], second, most)
+
+
+def _beside(spot: npt.NDArray[np.float64], cell: Bounds) -> tuple[int, float] | None:
+    """Where to cut a cell so that images which all lie on one spot are freed of the land around it, if they do."""
+    metres_per_lon = cell.size_m[0] / (cell.east - cell.west)
+    per_degree = np.array([metres_per_lon, cell.size_m[1] / (cell.north - cell.south)])
+    low, high = spot.min(axis=0), spot.max(axis=0)
+    if ((high - low) * per_degree >= MIN_SIDE_M).any():
+        return None
+    margin = 0.4 * MIN_SIDE_M / per_degree
+    cuts = [
+        *((float(low[a] - margin[a]), a, float(low[a] - (cell.west, cell.south)[a])) for a in (0, 1)),
+        *((float(high[a] + margin[a]), a, float((cell.east, cell.north)[a] - high[a])) for a in (0, 1)),
+    ]
+    at, axis, empty = max(cuts, key=lambda cut: cut[2] * per_degree[cut[1]])
+    return (axis, at) if empty > margin[axis] else None
 
 
 def _halves(cell: Bounds, axis: int, at: float) -> tuple[Bounds, Bounds]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -92,3 +96,37 @@ def assert_exact(lake: Lake, truth: Iterable[str]) -> None:
 def fast_clock(factor: float) -> SimpleNamespace:
     """Stands for module ``time``: a clock that runs so many times as fast."""
     return SimpleNamespace(time=lambda: time.time() * factor, monotonic=time.monotonic)
+
+
+def write_settings(folder: Path, world: PaperWorld, box_m: float = 500.0) -> None:
+    """The settings file of :func:`started`, under which tiles do not wait."""
+    (folder / "geo_assets.toml").write_text(
+        f"[cities.{CITY}]\nbbox = {world.bounds.as_list()}\nbox_m = {box_m}\n[mapillary]\ntiles_per_minute = 1000000\n"
+    )
+
+
+def started(address: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """``geo-assets harvest paper --json``, running in a folder."""
+    environment = os.environ | {
+        "GEO_ASSETS_MAPILLARY__GRAPH_URL": address,
+        "GEO_ASSETS_MAPILLARY__TILES_URL": address,
+        "MAPILLARY_TOKEN": TOKEN,
+        "GEO_ASSETS_SETTINGS": str(folder / "geo_assets.toml"),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "geo_assets.cli", "harvest", CITY, "--json", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def command(address: str, folder: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, the last line and the whole output of ``geo-assets harvest paper --json``."""
+    with started(address, folder, *arguments) as run:
+        said, _ = run.communicate()
+    lines = said.splitlines()
+    last = lines[-1] if lines and lines[-1].startswith("{") else "{}"
+    return run.returncode, json.loads(last), said

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,13 +17,13 @@ import pytest
 
 from geo_assets.demo.faults import APPLIES, Faults, lagging, mix
 from geo_assets.demo.paper import PaperWorld, paper_world
-from geo_assets.demo.server import BLOCK_S, GRAPH_KINDS, TOKEN, Behaviour, serving
+from geo_assets.demo.server import BLOCK_S, GRAPH_KINDS, Behaviour, serving
 from geo_assets.harvest import limits, mapillary
 from geo_assets.harvest.aoi import bounds_of
 from geo_assets.harvest.mapillary import Patience
 from geo_assets.lake import Lake
 
-from .cities import CITY, assert_exact, city_of, fast_clock, harvest, living, table
+from .cities import assert_exact, city_of, command, fast_clock, harvest, living, table, write_settings
 
 SHARE = 0.05
 FILE_FAULTS = ("empty_file", "truncated_file", "expired")
@@ -83,7 +79,8 @@ def test_a_wide_city_keeps_the_budget_too(lake: Lake) -> None:
 
 @pytest.mark.parametrize("fault", PASSING)
 def test_each_fault_alone(city: PaperWorld, lake: Lake, fault: str) -> None:
-    with serving(city, Behaviour(fault=Faults({fault: SHARE}, seed=7), slow_s=0.02, seed=7)) as api:
+    share = 0.5 if APPLIES[fault] == {"tile"} else SHARE  # a city has few tiles
+    with serving(city, Behaviour(fault=Faults({fault: share}, seed=7), slow_s=0.02, seed=7)) as api:
         outcome = harvest(api, lake, city_of(city))
     assert api.faulted[fault] or fault == "without_thumb", "the fault was not shown"
     assert_exact(lake, city.truth_inside())
@@ -148,7 +145,9 @@ def test_a_polygon_is_exact(city: PaperWorld, lake: Lake, tmp_path: Path) -> Non
         [[[west, south] + r * [east - west, north - south] for r in hole]],
     ))  # fmt: skip
     path = tmp_path / "aoi.geojson"
-    path.write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": json.loads(shapely.to_geojson(polygon))}))
+    path.write_text(
+        json.dumps({"type": "Feature", "properties": {}, "geometry": json.loads(shapely.to_geojson(polygon))})
+    )
     with serving(city) as api:
         outcome = harvest(api, lake, city_of(city, aoi=path))
     truth = {
@@ -177,3 +176,116 @@ def test_a_large_city_with_all_faults_at_once(lake: Lake) -> None:
     assert len(api.faulted) >= len(PASSING) - 1
     assert_exact(lake, world.truth_inside())
     assert outcome.complete
+
+
+# -- what cannot be complete --------------------------------------------------------------------------------------
+
+
+def test_a_refused_spot_that_tiles_do_not_show_is_said_to_be_unverifiable(lake: Lake) -> None:
+    world = paper_world(5000, side_m=1500, stacked=2500, seed=6)
+    spots = Counter((image.lon, image.lat) for image in world.images)
+    spot, n = spots.most_common(1)[0]
+    assert n == 2500
+    late = frozenset(image.id for image in world.images if (image.lon, image.lat) == spot)
+    with serving(world, Behaviour(absent_from_tiles=late, dense_above=1000)) as api:
+        outcome = harvest(api, lake, city_of(world))
+    figures = outcome.as_dict()
+    assert not outcome.complete and not figures["complete"]
+    assert figures["unverifiable"] > 0
+    assert figures["n_complete"] < figures["n_boxes"]
+    assert set(living(lake)) <= world.truth_inside()
+    proofs = table(lake, "certificates")
+    assert set(proofs.loc[~proofs["complete"], "box"]).isdisjoint(table(lake, "image_metadata")["box"])
+
+
+def test_a_blocked_tile_host_is_left_alone_for_a_day_and_the_rest_goes_on(tmp_path: Path) -> None:
+    world = paper_world(3000, side_m=4000, seed=9)
+    write_settings(tmp_path, world)
+    passed_s = 0.0
+
+    def blocks(kind: str, n: int) -> str | None:
+        return "blocked" if kind == "tile" and n == 5 else None
+
+    with serving(world, Behaviour(fault=blocks, clock=lambda: time.time() + passed_s)) as api:
+        code, said, told = command(api, tmp_path)
+        assert code == 1 and not said["complete"] and said["failed_tiles"] > 0
+        assert "Not complete" in told and "tiles" in told
+        first = Counter(api.requests)
+        assert 5 <= first["tile"] <= 6, "one more may have been on its way"
+        assert all(first[kind] > 0 for kind in ("search", "sequence", "images"))
+        had = {target for target in api.answered if target.startswith("/maps/")}
+
+        code, said, _ = command(api, tmp_path)
+        assert code == 1 and not said["complete"]
+        assert api.requests == first, "a day has not passed, and everything else was answered"
+
+        passed_s = BLOCK_S + 1
+        lake = Lake(tmp_path / "lake")
+        (block,) = (name for name in lake.names(lake.key("limits")) if name.endswith(".blocked.json"))
+        lake.put_bytes(f"{lake.key('limits')}/{block}", json.dumps({"until": time.time() - 1}).encode())
+        asked = Counter(api.asked)
+        code, said, told = command(api, tmp_path)
+        assert code == 0 and said["complete"], told
+        again = {target for target in api.asked if target.startswith("/maps/") and api.asked[target] > asked[target]}
+    assert again and had.isdisjoint(again)
+    assert_exact(lake, world.truth_inside())
+
+
+# -- manners ------------------------------------------------------------------------------------------------------
+
+
+def most_within(times: list[float], window_s: float) -> int:
+    """The most moments that any window of that length holds."""
+    ordered = np.sort(times)
+    return int((np.searchsorted(ordered, ordered + window_s, "left") - np.arange(len(ordered))).max())
+
+
+def test_requests_are_spaced_evenly_so_that_no_minute_holds_more_than_the_limit(lake: Lake) -> None:
+    world = paper_world(4000, side_m=800, seed=10)
+    searches, entities = 600, 1800
+    with serving(world) as api:
+        outcome = harvest(
+            api, lake, city_of(world), searches_per_minute=searches, entities_per_minute=entities, connections=32
+        )
+    assert outcome.complete
+    for kinds, per_minute in (({"search"}, searches), (GRAPH_KINDS - {"search"}, entities)):
+        times = [at for kind, at in api.times if kind in kinds]
+        assert len(times) >= 15
+        for window_s in (0.5, 1.0, 2.0):
+            # What starts on time may come a moment late: one request more than the pace.
+            assert most_within(times, window_s) <= math.ceil(per_minute / 60 * window_s) + 1
+
+
+def test_no_window_holds_more_tiles_than_the_limit(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WINDOW_S", 1.0)  # a minute lasts a second here
+    world = paper_world(300, side_m=6000, seed=11)
+    with serving(world) as api:
+        outcome = harvest(api, lake, city_of(world, box_m=2000), tiles_per_minute=8)
+    assert outcome.complete
+    times = [at for kind, at in api.times if kind == "tile"]
+    assert len(times) >= 24 and most_within(times, 0.99) <= 8
+
+
+def test_an_unknown_limit_is_learned_with_less_than_one_percent_refused(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, city: PaperWorld
+) -> None:
+    """With the documented pauses, but on a clock that runs 20 times as fast for client and server alike."""
+    factor, clock = 20, fast_clock(20)
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds / factor)
+
+    quick = SimpleNamespace(sleep=sleep, Event=asyncio.Event)
+    monkeypatch.setattr(limits, "time", clock)
+    monkeypatch.setattr(limits, "asyncio", quick)
+    monkeypatch.setattr(mapillary, "time", clock)
+    monkeypatch.setattr(mapillary, "_MOST_PER_S", mapillary._MOST_PER_S / factor)
+    patience = Patience(first_wait_s=0.001, longest_wait_s=0.002)
+    with serving(city, Behaviour(per_minute=300, clock=clock.time)) as api:
+        settings = {"searches_per_minute": 10_000, "entities_per_minute": 60_000, "tiles_per_minute": 60}
+        outcome = harvest(api, lake, city_of(city), patience=patience, **settings)
+    assert outcome.complete
+    assert_exact(lake, city.truth_inside())
+    n_graph = sum(api.requests[kind] for kind in GRAPH_KINDS)
+    refused = sum(api.refused.values())
+    assert n_graph > 600 and 0 < refused < 0.01 * n_graph, api.refused
