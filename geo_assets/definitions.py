@@ -40,7 +40,7 @@ def build() -> dg.Definitions:
         jobs=[
             dg.define_asset_job(
                 "harvest",
-                selection=dg.AssetSelection.groups("harvest"),
+                selection=dg.AssetSelection.groups("harvest") - dg.AssetSelection.assets("city_certificates"),
                 description="Images of one box, from the coverage tiles to the files.",
             ),
             dg.define_asset_job(

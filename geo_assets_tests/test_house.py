@@ -109,3 +109,10 @@ def test_every_asset_says_what_it_is_and_who_owns_it() -> None:
         node = graph.get(key)
         assert node.description, key
         assert node.group_name != "default", key
+
+
+def test_every_job_can_be_built() -> None:
+    """A job of assets with different partitions loads, and fails when somebody opens it."""
+    from geo_assets.definitions import defs
+
+    assert {job.name for job in defs.get_repository_def().get_all_jobs()} >= {"harvest", "splat"}

@@ -2,7 +2,6 @@ import dagster as dg
 import pytest
 
 from geo_assets.errors import ApiError, ConfigError, GeoAssetsError
-from geo_assets.progress import Progress
 from geo_assets.reporting import failures, picture, plain
 
 
@@ -29,17 +28,6 @@ def test_an_error_becomes_a_failure_with_its_sentence_and_figures(error: GeoAsse
 def test_what_is_no_error_of_ours_passes() -> None:
     with pytest.raises(ZeroDivisionError), failures():
         _ = 1 / 0
-
-
-def test_progress_says_count_rate_and_time_left_but_not_at_every_step() -> None:
-    lines: list[str] = []
-    progress = Progress(lines.append, "images", 1000, every_s=0)
-    progress(250)
-    assert "250 of 1,000 images" in lines[0]
-    assert "s left" in lines[0]
-    quiet = Progress(lines.append, "images", 1000, every_s=60)
-    quiet(500)
-    assert len(lines) == 1
 
 
 def test_pictures_and_figures_as_the_ui_takes_them() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,7 +126,6 @@ class CityHarvest:
         self.tiles = Tiles(client, lake, name, self.area)
         self.answers = Answers(lake, name, 0.0 if renew else client.settings.answers_fresh_for_s)
         self.renew = renew
-        self._written: dict[str, int] = {}
         self._asked_at = now()  # one time for all boxes: what one of them asks counts for its neighbours
         self.outcome = Outcome(name, TABLES["city_certificates"].empty())
 
@@ -245,34 +245,37 @@ class CityHarvest:
         told = describe(
             register, name, found.images, found.sequences, found.figures, previous, asked_at, self.city.select
         )
-        self._written[name] = sum(home == name for home in register.strays.values())
         if len(found.images) or len(previous):
             self.lake.write("sequence_images", found.images, note=note, **box.partition)
             self.lake.write("sequence_ids", found.sequences, note=note | {"figures": found.figures}, **box.partition)
-        self._conclude(box, told, note)
+        self._conclude(box, told, register)
 
-    def _conclude(self, box: Box, told: Description, note: dict[str, Any]) -> None:
+    def _conclude(self, box: Box, told: Description, register: Register) -> None:
         """Write a box's certificate, and its images if it is complete: what an earlier harvest left stays else."""
+        note, n_strays = self._note(box.name), sum(home == box.name for home in register.strays.values())
         proof = told.certificate
         complete = bool(proof["complete"].iloc[0])
         if complete and (len(told.metadata) or self.lake.has("image_metadata", **box.partition)):
             self.lake.write("image_metadata", told.metadata, note=note, **box.partition)
-        self.lake.write("certificates", proof, note=note, **box.partition)
+        self.lake.write("certificates", proof, note=note | {"n_strays": n_strays}, **box.partition)
         if complete:
             self.outcome.n_new += told.figures["n_new"]
             self.outcome.n_deleted += told.figures["n_deleted"]
 
     def _take_in_strays(self, register: Register) -> None:
-        """Images that turned out to lie in a box that was written before they were asked about."""
-        homes = list(register.strays.values())
-        for name in [box for box, n in self._written.items() if homes.count(box) != n]:
-            box = Box(self.name, name, self.city, self.lake)
+        """Images that turned out to lie in a box that was written before they were asked about, in this run or not."""
+        n_strays_of = Counter(register.strays.values())
+        for name in boxes_of(self.city):
+            n_strays, box = n_strays_of[name], Box(self.name, name, self.city, self.lake)
+            written = n_strays and self.lake.has("certificates", **box.partition)
+            if not written or n_strays <= self.lake.note("certificates", **box.partition).get("n_strays", 0):
+                continue
             candidates, sequences = box.before("sequence_images"), box.before("sequence_ids")
             has = self.lake.has("sequence_ids", **box.partition)
             figures = self.lake.note("sequence_ids", **box.partition).get("figures", {}) if has else {}
             previous = box.before("image_metadata")
             told = describe(register, name, candidates, sequences, figures, previous, box.asked_at, self.city.select)
-            self._conclude(box, told, self._note(name))
+            self._conclude(box, told, register)
 
     def _note(self, name: str) -> dict[str, Any]:
         return {"bounds": self.area.grid.bounds(name).as_list()}

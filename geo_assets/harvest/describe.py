@@ -154,14 +154,14 @@ class Register:
         by_home: dict[str, list[int]] = {}
         for i, home in enumerate(self.area.home_of(lon, lat)):
             by_home.setdefault(OUTSIDE if home is None else home, []).append(i)
+        strays = {ids[i]: home for home, members in by_home.items() for i in members if homes.get(ids[i]) != home}
+        if strays:  # kept first: an image whose home is not known would be asked again
+            self.answers.keep("strays", "", strays)
+            self.strays |= strays
         for home, members in by_home.items():
             whole = len(members) == len(ids)
             part = said if whole else {name: [values[i] for i in members] for name, values in said.items()}
             self.answers.keep_images(home, part)
-        strays = {ids[i]: home for home, members in by_home.items() for i in members if homes.get(ids[i]) != home}
-        if strays:
-            self.answers.keep("strays", "", strays)
-            self.strays |= strays
 
 
 def describe(

@@ -253,21 +253,23 @@ class Manners:
                 return
             await self._calm.wait()
 
-    def accepted(self) -> None:
+    def accepted(self, started_at: float) -> None:
         """A request was answered."""
         now = time.time()
         self._accepted.append(now)
         while self._accepted and self._accepted[0] < now - WINDOW_S:
             self._accepted.popleft()
-        if self._refusals:
+        if self._refusals and started_at >= self._paused_at:  # the others say nothing of the time after the pause
             self._refusals, self._probing = 0, False
             self._calm.set()
         if now - self._relaxed_at > WINDOW_S:
             self._relaxed_at = now
             self.limits.relax(1.02)
 
-    def ended(self) -> None:
+    def ended(self, started_at: float) -> None:
         """A request ended without a word about limits; a probe makes room for the next one."""
+        if started_at < self._paused_at:
+            return
         self._probing = False
         self._calm.set()
 

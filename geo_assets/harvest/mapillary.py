@@ -399,17 +399,17 @@ class Mapillary:
                     if kind_of(error) == "limited":
                         manners.refused(started_at, error.figures.get("retry_after_s"))
                     elif error.status and error.status < 500:
-                        manners.accepted()
+                        manners.accepted(started_at)
                     else:
-                        manners.ended()
+                        manners.ended(started_at)
                 raise
             except BaseException:
                 if manners is not None:
-                    manners.ended()
+                    manners.ended(started_at)
                 raise
             latency_s = time.time() - started_at
             if purpose != "files" and manners is not None:
-                manners.accepted()
+                manners.accepted(started_at)
             return result
         finally:
             room.leave(latency_s)

@@ -26,7 +26,7 @@ from geo_assets.tables import TABLES
 from .worlds import HURRY
 
 CITY = "paper"
-TIMES = {"fetched_at", "first_seen", "last_seen", "changed_at", "tombstoned_at", "modified_at"}
+TIMES = {"fetched_at", "first_seen", "last_seen", "changed_at", "tombstoned_at", "url_expires_at"}
 """Columns that differ between two harvests of the same images."""
 
 
@@ -69,7 +69,7 @@ def table(lake: Lake, name: str) -> pd.DataFrame:
     parts = []
     for partition in lake.partitions(name):
         if partition["city"] == CITY:
-            parts.append(lake.read(name, **partition).assign(box=partition.get("box", "")))
+            parts.append(lake.read(name, None, **partition).assign(box=partition.get("box", "")))
     return pd.concat(parts, ignore_index=True) if parts else TABLES[name].empty().assign(box="")
 
 
@@ -78,9 +78,9 @@ def timeless(lake: Lake, names: Iterable[str]) -> dict[str, pd.DataFrame]:
     found = {}
     for name in names:
         rows = table(lake, name)
-        rows = rows[[c for c in rows if c not in TIMES]]
+        rows = rows.loc[:, [c for c in rows if c not in TIMES]]
         keys = [c for c in ("box", "image_id", "sequence_id") if c in rows]
-        found[name] = rows.sort_values(keys, ignore_index=True)
+        found[name] = rows.sort_values(by=keys).reset_index(drop=True)
     return found
 
 

@@ -1,4 +1,5 @@
 import datetime as dt
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -22,8 +23,8 @@ CANDIDATES = pd.DataFrame(
 """a is in all sources, b in a list, c in a search, d is deleted, e in the list of a sequence that a search named."""
 
 
-def proof_of(**changes: object) -> pd.DataFrame:
-    known: dict = {
+def proof_of(**changes: Any) -> pd.DataFrame:
+    known: dict[str, Any] = {
         "unclosed": [],
         "tombstones": ["d"],
         "unresolved": [],

@@ -14,18 +14,20 @@ from geo_assets.grid import touching
 from geo_assets.harvest.assets import ASSETS
 from geo_assets.harvest.checks import CHECKS
 from geo_assets.lake import BoxPartition, Lake
-from geo_assets.partitions import partition_key
+from geo_assets.partitions import city_boxes, partition_key
 from geo_assets.resources import ImageryResource, LakeResource
 from geo_assets.settings import load
 
 BOXES = ["r00c00", "r00c01", "r01c00", "r01c01"]
+OF_BOXES = [asset for asset in ASSETS if asset.partitions_def == city_boxes]
+ASK = ("bbox_partitions", "sequence_ids", "image_metadata", "image_files")
 
 
 def materialize(
     root: Path, city: str, box: str, selection: str | dg.AssetSelection = "*", *, raise_on_error: bool = True
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [*ASSETS, *CHECKS],
+        [*OF_BOXES, *CHECKS],
         partition_key=partition_key(city, box),
         resources={"lake": LakeResource(root=str(root)), "imagery": ImageryResource()},
         selection=selection,
@@ -73,6 +75,17 @@ def test_the_checks_pass_and_the_certificates_are_complete(demo) -> None:
         assert lake.read("certificates", city="demo", box=box)["complete"].all()
         for table in ("bbox_partitions", "sequence_ids", "sequence_images", "image_metadata", "image_files"):
             assert lake.note(table, city="demo", box=box)["bounds"] == load().city("demo").grid.bounds(box).as_list()
+
+
+def test_the_certificate_of_the_city_sums_up_its_boxes(demo) -> None:
+    lake, world, _ = demo
+    resources = {"lake": LakeResource(root=lake.root)}
+    [city] = [asset for asset in ASSETS if asset.key.to_user_string() == "city_certificates"]
+    result = dg.materialize([city], partition_key="demo", resources=resources)
+    row = lake.read("city_certificates", city="demo").iloc[0]
+    assert row["complete"] and (row["n_boxes"], row["n_complete"], row["n_images"]) == (4, 4, len(world.images))
+    assert row["n_sequences"] == len(world.sequences)
+    assert figures(result, "city_certificates")["n_images"] == len(world.images)
 
 
 def test_what_the_ui_shows(demo) -> None:
@@ -193,4 +206,4 @@ def test_a_pair_outside_the_grid_is_empty(tmp_path: Path, monkeypatch: pytest.Mo
     result = materialize(tmp_path, "demo", "r00c00")
     assert all(verdicts(result).values())
     assert figures(result, "image_metadata")["n_images"] == figures(result, "image_files")["n_images"] == 0
-    assert all(figures(result, asset.key.to_user_string())["requests"] == 0 for asset in ASSETS)
+    assert all(figures(result, asset)["requests"] == 0 for asset in ASK)

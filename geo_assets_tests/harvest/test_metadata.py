@@ -1,6 +1,7 @@
 import datetime as dt
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -22,7 +23,7 @@ def told(name: str, *values: object) -> pd.Series:
     ]
 
 
-def listed(column: pd.Series) -> list:
+def listed(column: Any) -> list:
     return [None if pd.isna(value) else value for value in column]
 
 

@@ -282,8 +282,13 @@ def test_an_unknown_limit_is_learned_with_less_than_one_percent_refused(
     monkeypatch.setattr(mapillary, "_MOST_PER_S", mapillary._MOST_PER_S / factor)
     patience = Patience(first_wait_s=0.001, longest_wait_s=0.002)
     with serving(city, Behaviour(per_minute=300, clock=clock.time)) as api:
-        settings = {"searches_per_minute": 10_000, "entities_per_minute": 60_000, "tiles_per_minute": 60}
-        outcome = harvest(api, lake, city_of(city), patience=patience, **settings)
+        outcome = harvest(
+            *(api, lake, city_of(city)),
+            patience=patience,
+            searches_per_minute=10_000,
+            entities_per_minute=60_000,
+            tiles_per_minute=60,
+        )
     assert outcome.complete
     assert_exact(lake, city.truth_inside())
     n_graph = sum(api.requests[kind] for kind in GRAPH_KINDS)
