@@ -180,7 +180,8 @@ n_closure_added int      images that only the lists of the tiles' sequences name
 n_audit_cells   int      cells asked by the audit
 n_audit_asks    int      answers to these cells
 n_audit_again   int      images named by the audit that tiles or sequence lists named as well
-n_audit_added   int      images that only the audit, or the lists of sequences that only it named, brought
+n_audit_new     int      images named by the audit and by neither tiles nor lists of the tiles' sequences
+n_audit_added   int      these, and what the lists of sequences that only the audit or metadata named brought
 n_unresolved    int      ids that got no metadata and no tombstone
 n_unverifiable  int      audit cells that the API would not answer however small
 n_unclosed      int      sequences with an image in the box whose images the API would not list
@@ -204,7 +205,8 @@ n_sequences     int      sequences with an image in the city
 n_tile_images   int      images named by the tiles
 n_closure_added int      images that only the lists of the tiles' sequences named
 n_audit_again   int      images named by the audit that tiles or sequence lists named as well
-n_audit_added   int      images that only the audit brought
+n_audit_new     int      images named by the audit and by neither tiles nor lists of the tiles' sequences
+n_audit_added   int      these, and what the lists of sequences that only the audit or metadata named brought
 n_failed_tiles  int      tiles that could not be had
 n_unresolved    int      ids that got no metadata and no tombstone
 n_unverifiable  int      audit cells that the API would not answer however small

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from geo_assets.harvest.coverage import content_hash
@@ -53,15 +54,14 @@ def certificate(
         "n_tile_images": int(tiles.sum()),
         "n_closure_added": int((named & ~tiles).sum()),
         "n_audit_again": int((audit & named).sum()),
+        "n_audit_new": int((audit & ~named).sum()),
         "n_audit_added": len(here) - int(named.sum()),
     }
     row: dict[str, Any] = counted | sources | missing
     row |= {
         "n_tombstones": len(tombstones),
         "n_images": len(metadata),
-        "n_estimated_missing": estimated_missing(
-            int(named.sum()), sources["n_audit_again"], int((audit & ~named).sum())
-        ),
+        "n_estimated_missing": estimated_missing(int(named.sum()), sources["n_audit_again"], sources["n_audit_new"]),
         "complete": not any(missing.values()),
         "dataset_hash": content_hash(metadata["image_id"]),
         "fetched_at": fetched_at,
@@ -95,13 +95,13 @@ def city_certificate(proofs: pd.DataFrame, n_boxes: int, n_sequences: int, fetch
     """
     table = TABLES["city_certificates"]
     counts = [c for c in table.column_names if c in proofs and c.startswith("n_") and c != "n_estimated_missing"]
-    sums = {c: int(proofs[c].to_numpy(float).sum()) for c in counts}
-    n_new = sums["n_images"] - sums["n_tile_images"] - sums["n_closure_added"]
+    sums = {c: int(np.nansum(proofs[c].to_numpy(float))) for c in counts}
+    n_named, n_again = sums["n_tile_images"] + sums["n_closure_added"], sums["n_audit_again"]
     row = sums | {
         "n_boxes": n_boxes,
         "n_complete": int(proofs["complete"].to_numpy(bool).sum()),
         "n_sequences": n_sequences,
-        "n_estimated_missing": estimated_missing(sums["n_images"] - n_new, sums["n_audit_again"], n_new),
+        "n_estimated_missing": estimated_missing(n_named, n_again, sums["n_audit_new"]),
         "complete": len(proofs) == n_boxes and bool(proofs["complete"].all()),
         "dataset_hash": content_hash(proofs["dataset_hash"]),
         "fetched_at": fetched_at,

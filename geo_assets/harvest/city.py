@@ -33,7 +33,7 @@ from geo_assets.harvest.source import Box, Source, planned_row
 from geo_assets.harvest.tiles import tile_at
 from geo_assets.lake import Lake
 from geo_assets.settings import City
-from geo_assets.tables import TABLES
+from geo_assets.tables import TABLES, to_pandas
 
 FILE_BYTES = {"256": 12_000, "1024": 90_000, "2048": 265_000, "original": 3_000_000}
 """Mean size of a file, as others have measured; for estimates alone."""
@@ -319,7 +319,8 @@ def certify(lake: Lake, city: str, boxes: Collection[str]) -> pd.DataFrame:
         boxes: the boxes that hold any of the city.
     """
     con = lake.connect("certificates", "image_metadata")
-    proofs = con.execute("select * from certificates where city = ? order by box", [city]).df()
+    asked = con.execute("select * from certificates where city = ? order by box", [city])
+    proofs = to_pandas(asked.to_arrow_table())
     proofs = proofs.loc[proofs["box"].isin(list(boxes))]
     columns = [name for name, *_ in con.execute("describe image_metadata").fetchall()]
     living = "tombstoned_at is null" if "tombstoned_at" in columns else "true"

@@ -212,6 +212,9 @@ def describe(
         asked |= dict.fromkeys(more)
         unresolved |= set(register.ask(dict.fromkeys(more)))
     everything = pd.concat([candidates, _late_rows(late)], ignore_index=True) if late else candidates
+    have = set(said["id"])
+    lost = {i for i, home in homes.items() if home == box and i not in have and i not in register.gone}
+    unresolved |= {i for i in lost if register.strays.get(i, box) == box}  # a second look: nothing is silently short
     tombstones = {i for i in [*homes, *vanished, *late] if i in register.gone}
     table = _table(register, said, times, everything, previous, tombstones, asked_at)
     if select is not None:
