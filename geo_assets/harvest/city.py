@@ -319,7 +319,7 @@ def certify(lake: Lake, city: str, boxes: Collection[str]) -> pd.DataFrame:
         boxes: the boxes that hold any of the city.
     """
     con = lake.connect("certificates", "image_metadata")
-    asked = con.execute("select * from certificates where city = ? order by box", [city])
+    asked = con.sql("select * from certificates where city = ? order by box", params=[city])
     proofs = to_pandas(asked.to_arrow_table())
     proofs = proofs.loc[proofs["box"].isin(list(boxes))]
     columns = [name for name, *_ in con.execute("describe image_metadata").fetchall()]

@@ -40,11 +40,17 @@ BLOCKED_FOR_S = 24 * 3600.0
 """The tile host forgets an address this long after its last refused request."""
 
 ALIVE_FOR_S, HEARTBEAT_S = 90.0, 30.0
+LEARNED_FOR_S = 600.0
+"""A limit that was inferred is believed for so long."""
+
+CERTAIN = 4
+"""Refusals in a row that are no chance any more."""
+
 _ENOUGH = 30
 """Accepted requests in a minute from which a limit is inferred."""
 
 _TURNS = ("searches", "entities", "any")
-_HEAD = struct.Struct("<5d")  # next start for each of _TURNS, end of the pause, learned rate [1/min]
+_HEAD = struct.Struct("<6d")  # next start for each of _TURNS, end of the pause, learned rate [1/min] and its end
 
 
 class HostLimits:
@@ -94,18 +100,8 @@ class HostLimits:
             head = list(_HEAD.unpack(state[: _HEAD.size]))
             head[3] = max(head[3], until)
             if learned_per_minute is not None:
-                head[4], head[2] = learned_per_minute, until
+                head[2], head[4], head[5] = until, learned_per_minute, until + LEARNED_FOR_S
             state[: _HEAD.size] = _HEAD.pack(*head)
-
-    def relax(self, factor: float) -> None:
-        """Raise a learned rate; above what is configured it is forgotten."""
-        with self._locked() as state:
-            head = list(_HEAD.unpack(state[: _HEAD.size]))
-            if head[4]:
-                head[4] *= factor
-                if head[4] > max(self.per_minute.values(), default=0.0):
-                    head[4] = 0.0
-                state[: _HEAD.size] = _HEAD.pack(*head)
 
     # -- the block of the tile host -------------------------------------------------------------------------
 
@@ -133,7 +129,7 @@ class HostLimits:
         limit *= MARGIN / self._sharers()
         with self._locked() as state:
             head = list(_HEAD.unpack(state[: _HEAD.size]))
-            self.paused_until, learned = head[3], head[4]
+            self.paused_until, learned = head[3], head[4] if time.time() < head[5] else 0.0
             rate = min(limit, learned) if learned else limit
             n, gap_s = max(1, int(rate / 60 * LEASE_S)), 60.0 / rate
             slot = _TURNS.index("any") if learned else _TURNS.index(purpose)
@@ -214,14 +210,15 @@ def _machine_name(folder: Path) -> str:
 class Manners:
     """When a request to a host may start, and what a refusal for asking too much means.
 
-    One refusal may be chance: everybody stops for a moment and one request probes. If that is refused too, the
-    application's limit is lower than the settings say: everybody waits until a window has passed, and goes on at
-    nine tenths of what was accepted in the minute before.
+    One refusal may be chance: everybody stops for a moment and one request probes; if that is refused too, for longer.
+    After four in a row the application's limit is certainly lower than the settings say: everybody waits until a
+    window has passed, and goes on for a while at nine tenths of what was accepted in the minute before.
 
     Args:
         limits: the paces.
-        first_pause_s: pause after the first refusal.
-        pause_s: pause after the second one in a row; it doubles with each further one, up to ten times this.
+        first_pause_s: pause after the first refusal; 20 times this after the second.
+        pause_s: pause after the fourth one in a row, a third of it after the third; it doubles with each further one,
+            up to ten times this.
     """
 
     def __init__(self, limits: HostLimits, first_pause_s: float, pause_s: float) -> None:
@@ -231,7 +228,6 @@ class Manners:
         self._probing = False
         self._calm = asyncio.Event()
         self._paused_at = 0.0
-        self._relaxed_at = time.time()
 
     async def turn(self, purpose: str) -> None:
         """Wait until a request may start."""
@@ -262,9 +258,6 @@ class Manners:
         if self._refusals and started_at >= self._paused_at:  # the others say nothing of the time after the pause
             self._refusals, self._probing = 0, False
             self._calm.set()
-        if now - self._relaxed_at > WINDOW_S:
-            self._relaxed_at = now
-            self.limits.relax(1.02)
 
     def ended(self, started_at: float) -> None:
         """A request ended without a word about limits; a probe makes room for the next one."""
@@ -280,13 +273,13 @@ class Manners:
             return  # it was on its way when the pause began
         self._refusals += 1
         self._paused_at = now
-        if self._refusals == 1:
-            pause_s, learned = self.first_pause_s, None
+        learned = None
+        if self._refusals < CERTAIN:
+            pause_s = (self.first_pause_s, 20 * self.first_pause_s, self.pause_s / 3)[self._refusals - 1]
         else:
-            pause_s = min(self.pause_s * 2 ** (self._refusals - 2), 10 * self.pause_s)
+            pause_s = min(self.pause_s * 2 ** (self._refusals - CERTAIN), 10 * self.pause_s)
             counted = sum(t > now - WINDOW_S for t in self._accepted)
-            learned = 0.9 * counted if self._refusals == 2 and counted >= _ENOUGH else None
-            self._relaxed_at = now + pause_s
+            learned = 0.9 * counted if self._refusals == CERTAIN and counted >= _ENOUGH else None
         self.limits.pause(now + (retry_after_s or pause_s) * random.uniform(1.0, 1.2), learned)
         self._probing = False
         self._calm.set()

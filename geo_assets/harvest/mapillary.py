@@ -44,7 +44,7 @@ SEARCH_LIMIT = 2000
 """Most rows that the API gives for one search."""
 
 _HOPELESS = 20
-_FEWEST_IN_FLIGHT, _MOST_PER_S = 4, 250
+_FEWEST_IN_FLIGHT, _MOST_PER_S = 3, 250
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _ITEM = TypeVar("_ITEM")
 _RESULT = TypeVar("_RESULT")
@@ -59,7 +59,8 @@ class Patience:
         first_wait_s: wait after the first failure; it doubles with each one, and is drawn at random around that.
         longest_wait_s: bound of that wait.
         first_pause_s: pause of all requests after the API said that the application asks too much.
-        pause_s: that pause where the first request after it is refused as well; it doubles with each further one.
+        pause_s: that pause where three requests after it were refused as well, one after another: then it is a
+            limit and not chance. It doubles with each further one.
         pauses: such pauses that one request sits through before it gives up.
         asks: times that a batch of images is asked for what its answers left out, before each is asked alone.
     """
@@ -67,7 +68,7 @@ class Patience:
     attempts: int = 8
     first_wait_s: float = 0.25
     longest_wait_s: float = 30.0
-    first_pause_s: float = 0.25
+    first_pause_s: float = 0.1
     pause_s: float = 60.0
     pauses: int = 30
     asks: int = 4
@@ -425,12 +426,12 @@ class Mapillary:
                 url, params=query or None, headers=headers, allow_redirects=purpose == "files"
             ) as answer:
                 body, status = await answer.read(), answer.status
-                kind, location = answer.content_type, answer.headers.get("Location", "")
+                location = answer.headers.get("Location", "")
                 retry_after = answer.headers.get("Retry-After", "")
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # `from None`: the cause's text holds the URL, and a tile's URL holds the token.
             raise ApiError(self._clean(f"{where} failed: {type(error).__name__}.")) from None
-        if 300 <= status < 400 or (purpose == "tiles" and kind == "text/html"):
+        if 300 <= status < 400:  # a web page with another status is no block, and may pass
             raise self._redirected(purpose, where, status, location)
         if status >= 400:
             raise self._refusal(where, status, body, retry_after)
