@@ -56,7 +56,7 @@ def needed(n_images: int, n_sequences: int, n_tiles: int) -> float:
     return n_tiles + n_sequences + 2 * n_images / 220 + n_images / 50
 
 
-def main(n: int = 200_000, hot_spots: int = 5, side_m: float = 12_000.0, box_m: float = 500.0) -> dict[str, float]:
+def main(n: int = 200_000, hot_spots: int = 5, side_m: float = 4_000.0, box_m: float = 500.0) -> dict[str, float]:
     """Harvest a city of ``n`` images without files, then once more with nothing changed.
 
     Returns:
@@ -121,7 +121,7 @@ def _stats(url: str) -> dict[str, Any]:
 @click.command(help=__doc__)
 @click.option("--images", default=200_000, show_default=True)
 @click.option("--hot-spots", default=5, show_default=True)
-@click.option("--side-m", default=12_000.0, show_default=True, help="side of the city [m]")
+@click.option("--side-m", default=4_000.0, show_default=True, help="side of the city [m]")
 @click.option("--files", "n_files", default=3000, show_default=True, help="files to fetch; 0: none")
 def _command(images: int, hot_spots: int, side_m: float, n_files: int) -> None:
     for name, value in main(images, hot_spots, side_m).items():

@@ -163,6 +163,10 @@ class Lake:
         with self._replacing(self._inside(key), sync_folder=sync_folder) as sink:
             sink.write(data)
 
+    def size(self, key: str) -> int:
+        """Size of a file [B]."""
+        return self.fs.size(self._inside(key))
+
     def modified(self, key: str) -> float:
         """When a file was written last [s since the epoch]."""
         time = self.fs.modified(self._inside(key))

@@ -23,14 +23,14 @@ from geo_assets.harvest.area import Area
 from geo_assets.harvest.audit import ASKS, EMPTY_ASKS
 from geo_assets.harvest.certificate import city_certificate
 from geo_assets.harvest.closure import Discovery, Report, silent, survey
-from geo_assets.harvest.coverage import Coverage, Tiles
+from geo_assets.harvest.coverage import DISTRICT_ZOOM, Coverage, Tiles, content_hash
 from geo_assets.harvest.describe import Description, Register, describe, homes_of
 from geo_assets.harvest.images import Harvest
 from geo_assets.harvest.mapillary import BATCH, Mapillary
 from geo_assets.harvest.metadata import now
 from geo_assets.harvest.plan import audit_cells
 from geo_assets.harvest.source import Box, Source, planned_row
-from geo_assets.harvest.tiles import tile_at
+from geo_assets.harvest.tiles import Tile, tile_at
 from geo_assets.lake import Lake
 from geo_assets.settings import City
 from geo_assets.tables import TABLES, to_pandas
@@ -41,7 +41,8 @@ FILE_BYTES = {"256": 12_000, "1024": 90_000, "2048": 265_000, "original": 3_000_
 LATENCY_S, BITS_PER_S = 1.0, 100e6
 """What a request takes and a line carries, for estimates alone."""
 
-_DISTRICT_ZOOM = 12
+GROUP_BYTES = 20_000_000
+"""Tiles that are read together: about 170,000 images."""
 
 
 @dataclass
@@ -126,6 +127,7 @@ class CityHarvest:
         self.tiles = Tiles(client, lake, name, self.area)
         self.answers = Answers(lake, name, 0.0 if renew else client.settings.answers_fresh_for_s)
         self.renew = renew
+        self._before: dict[str, dict[str, pd.DataFrame]] = {}
         self._asked_at = now()  # one time for all boxes: what one of them asks counts for its neighbours
         self.outcome = Outcome(name, TABLES["city_certificates"].empty())
 
@@ -142,7 +144,8 @@ class CityHarvest:
         began, self._asked_at = time.monotonic(), now()
         with self.answers:
             register = Register(self.client, self.answers, self.area)
-            for boxes in self._districts():
+            self._before = {table: self._rows(table) for table in ("bbox_partitions", "certificates")}
+            for boxes in self._groups():
                 self._harvest(boxes, register)
             self._take_in_strays(register)
         self.answers.prune()
@@ -159,7 +162,7 @@ class CityHarvest:
         sequences: set[str] = set()
         tiles, failed = set(), set()
         searches: dict[Bounds, int] = {}
-        for boxes in self._districts():
+        for boxes in self._groups():
             seen = self._coverage(boxes)
             homes = self.area.home_of(*seen.position)
             here = np.isin(homes, list(boxes))
@@ -189,16 +192,27 @@ class CityHarvest:
 
     # -- districts ------------------------------------------------------------------------------------------
 
-    def _districts(self) -> list[list[str]]:
-        groups: dict[Any, list[str]] = {}
+    def _groups(self) -> list[list[str]]:
+        """Boxes that are harvested together: whole districts, as many as memory bears. Their tiles are fetched."""
+        districts: dict[Tile, list[str]] = {}
         for box in boxes_of(self.city):
-            groups.setdefault(tile_at(*self.area.grid.bounds(box).centre, _DISTRICT_ZOOM), []).append(box)
-        return [groups[key] for key in sorted(groups)]
+            districts.setdefault(tile_at(*self.area.grid.bounds(box).centre, DISTRICT_ZOOM), []).append(box)
+        bounds = [self.area.grid.bounds(box) for boxes in districts.values() for box in boxes]
+        fresh_for_s = 0.0 if self.renew else self.client.settings.tiles_fresh_for_s
+        self.tiles.fetch(self.tiles.districts(bounds), fresh_for_s)
+        groups: list[list[str]] = []
+        room = 0
+        for tile in sorted(districts):
+            size = self.tiles.bytes_over(tile.bounds)
+            if size > room:
+                groups.append([])
+                room = GROUP_BYTES
+            groups[-1] += districts[tile]
+            room -= size
+        return groups
 
     def _coverage(self, boxes: Collection[str]) -> Coverage:
-        bounds: list[Bounds] = [self.area.grid.bounds(box) for box in boxes]
-        fresh_for_s = 0.0 if self.renew else self.client.settings.tiles_fresh_for_s
-        return self.tiles.coverage(self.tiles.districts(bounds), fresh_for_s)
+        return self.tiles.coverage(self.tiles.districts([self.area.grid.bounds(box) for box in boxes]))
 
     def _harvest(self, boxes: list[str], register: Register) -> None:
         seen = self._coverage(boxes)
@@ -209,14 +223,17 @@ class CityHarvest:
         for name in boxes:
             box = Box(self.name, name, self.city, self.lake)
             here = np.asarray(members.get(name, []), int)
-            rows[name] = planned_row(box, seen, here, asked_at)
-            if self.renew or not self._is_done(box, rows[name], seen):
+            rows[name] = planned_row(box, seen, here, asked_at, self._before["bbox_partitions"].get(name))
+            if self.renew or not self._is_done(name, rows[name], seen):
                 changed.append(name)
         if not changed:
             return
         for name in changed:
+            if rows[name]["n_images"].iloc[0] == 0 and name not in self._before["bbox_partitions"]:
+                continue  # nothing there, nothing to say but the certificate
             self.lake.write("bbox_partitions", rows[name], note=self._note(name), city=self.name, box=name)
-        since = max(Box(self.name, name, self.city, self.lake).since for name in changed)
+        certified = [name for name in changed if name in self._before["certificates"]]
+        since = max((rows[name]["changed_at"].iloc[0].timestamp() for name in certified), default=0.0)
         found = survey(self.client, self.answers, self.area, seen, changed, since, self.report)
         discoveries = {name: found.of_box(name) for name in changed}
         register.renew(since)
@@ -229,14 +246,22 @@ class CityHarvest:
         self.outcome.changed += changed
         self.answers.forget_ids()
 
-    def _is_done(self, box: Box, row: pd.DataFrame, seen: Coverage) -> bool:
+    def _rows(self, table: str) -> dict[str, pd.DataFrame]:
+        """The rows that the boxes of the city have in a table of one row a box."""
+        everything = to_pandas(
+            self.lake.connect(table).sql(f"select * from {table} where city = ?", params=[self.name]).to_arrow_table()
+        )
+        return {str(everything["box"].iloc[i]): everything.iloc[[i]] for i in range(len(everything))}
+
+    def _is_done(self, name: str, row: pd.DataFrame, seen: Coverage) -> bool:
         """Whether the box was harvested completely and the tiles name the same images as then."""
-        before, proof = box.before("bbox_partitions"), box.before("certificates")
-        if before.empty or proof.empty or not proof["complete"].iloc[0]:
+        before, proof = self._before["bbox_partitions"].get(name), self._before["certificates"].get(name)
+        if proof is None or not proof["complete"].iloc[0]:
             return False
         age_s = (now() - proof["fetched_at"].iloc[0]).total_seconds()
-        same = before["coverage_hash"].iloc[0] == row["coverage_hash"].iloc[0]
-        failed = bool(seen.failed_over(self.area.grid.bounds(box.name)))
+        was = content_hash([]) if before is None else before["coverage_hash"].iloc[0]
+        same = was == row["coverage_hash"].iloc[0]
+        failed = bool(seen.failed_over(self.area.grid.bounds(name)))
         return bool(same and not failed and age_s < self.client.settings.answers_fresh_for_s)
 
     def _write(self, name: str, found: Discovery, register: Register, asked_at: dt.datetime) -> None:

@@ -25,7 +25,7 @@ DISTRICT_ZOOM = 12
 """Searches are planned for districts of 4 x 4 tiles: empty land is searched in few large cells, and a plan for one
 box needs no tile far away."""
 
-_KEPT_TILES = 200
+_KEPT_IMAGES = 500_000
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Tiles:
     def __init__(self, client: Mapillary, lake: Lake, city: str, area: Area) -> None:
         self.client, self.lake, self.city, self.area = client, lake, city, area
         self._decoded: dict[tuple[str, Tile, float], pd.DataFrame] = {}
+        self._failed: set[tuple[Dataset, Tile]] = set()
 
     def over(self, bounds: Bounds) -> list[Tile]:
         """The tiles that a rectangle grown by :data:`PAD_M` touches, as far as they hold any of the city."""
@@ -96,12 +97,29 @@ class Tiles:
             ApiError: the token is refused. A tile that cannot be had for another reason is in ``failed``; an older
                 copy is used if there is one.
         """
+        wanted = self.fetch(bounds, fresh_for_s)
+        tiles = sorted({tile for _, tile in wanted})
+        failed = [f"{dataset} {tile}" for dataset, tile in wanted if (dataset, tile) in self._failed]
+        frames: dict[str, list[pd.DataFrame]] = {d: [self._images(d, tile) for tile in tiles] for d in DATASETS}
+        return Coverage(list(bounds), tiles, failed, _merged(_unique(frames["original"]), _unique(frames["computed"])))
+
+    def fetch(self, bounds: Sequence[Bounds], fresh_for_s: float = float("inf")) -> list[tuple[Dataset, Tile]]:
+        """Bring the tiles over some rectangles into the lake, as far as they can be had; what :meth:`coverage` reads.
+
+        Raises:
+            ApiError: the token is refused.
+        """
         tiles = sorted({tile for b in bounds for tile in self.over(b)})
         wanted: list[tuple[Dataset, Tile]] = [(dataset, tile) for tile in tiles for dataset in DATASETS]
         missing = [w for w in wanted if self._age_s(*w) >= fresh_for_s]
-        failed = [f"{d} {t}" for d, t in self.client.run(self._fetch(missing))] if missing else []
-        frames: dict[str, list[pd.DataFrame]] = {d: [self._images(d, tile) for tile in tiles] for d in DATASETS}
-        return Coverage(list(bounds), tiles, failed, _merged(_unique(frames["original"]), _unique(frames["computed"])))
+        if missing:
+            self._failed = (self._failed - set(missing)) | set(self.client.run(self._fetch(missing)))
+        return wanted
+
+    def bytes_over(self, bounds: Bounds) -> int:
+        """Size of the kept tiles over a rectangle, which goes with the number of their images [B]."""
+        keys = [self._key(dataset, tile) for tile in self.over(bounds) for dataset in DATASETS]
+        return sum(self.lake.size(key) for key in keys if self.lake.exists(key))
 
     async def _fetch(self, wanted: list[tuple[Dataset, Tile]]) -> list[tuple[Dataset, Tile]]:
         failed: list[tuple[Dataset, Tile]] = []
@@ -140,8 +158,8 @@ class Tiles:
         return self._decoded[version]
 
     def _remember(self, version: tuple[str, Tile, float], frame: pd.DataFrame) -> None:
-        if len(self._decoded) >= _KEPT_TILES:
-            self._decoded.clear()
+        while self._decoded and sum(map(len, self._decoded.values())) > _KEPT_IMAGES:
+            del self._decoded[next(iter(self._decoded))]
         self._decoded[version] = frame.dropna(subset=["image_id"])
 
     def _key(self, dataset: Dataset, tile: Tile) -> str:

@@ -217,7 +217,7 @@ def describe(
     unresolved |= {i for i in lost if register.strays.get(i, box) == box}  # a second look: nothing is silently short
     tombstones = {i for i in [*homes, *vanished, *late] if i in register.gone}
     table = _table(register, said, times, everything, previous, tombstones, asked_at)
-    if select is not None:
+    if select is not None and (select != Select() or bool(table["tombstoned_at"].notna().to_numpy().any())):
         from geo_assets.harvest.selection import select as selected
 
         table[["stratum", "dropped_by"]] = selected(table, select)[["stratum", "dropped_by"]]

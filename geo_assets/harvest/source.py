@@ -43,6 +43,9 @@ class Plan:
     rejects: list[str] = field(default_factory=list)
 
 
+_NOTHING: dict[str, pd.DataFrame] = {}
+
+
 @dataclass(frozen=True)
 class Box:
     """A box of a city, and the lake that its files go to."""
@@ -64,7 +67,9 @@ class Box:
 
     def before(self, table: str) -> pd.DataFrame:
         """The rows of a table of the box as an earlier harvest left them; none where there was none."""
-        rows = self.lake.read_if_any(table, None, **self.partition)
+        if not self.lake.has(table, **self.partition):
+            return _NOTHING.setdefault(table, TABLES[table].empty())
+        rows = self.lake.read(table, None, **self.partition)
         lacking = [c for c in TABLES[table].column_names if c not in rows]
         return rows.assign(**dict.fromkeys(lacking)) if lacking else rows
 
@@ -92,7 +97,11 @@ class Box:
 
 
 def planned_row(
-    box: Box, seen: Coverage, here: npt.NDArray[np.bool_ | np.int64], asked_at: dt.datetime | None = None
+    box: Box,
+    seen: Coverage,
+    here: npt.NDArray[np.bool_ | np.int64],
+    asked_at: dt.datetime,
+    before: pd.DataFrame | None,
 ) -> pd.DataFrame:
     """The row of table ``bbox_partitions`` of a box.
 
@@ -100,14 +109,14 @@ def planned_row(
         box: the box.
         seen: the tiles over it.
         here: which of their images lie in it, as a mask or as indices.
-        asked_at: when the tiles were asked; now by default.
+        asked_at: when the tiles were asked.
+        before: the row of the harvest before, if there was one.
     """
     images = seen.images.loc[here]
     bounds = box.place.grid.bounds(box.name).padded(PAD_M)
     tiles = [tile for tile in seen.tiles if touch(tile.bounds, bounds)]
-    before = box.before("bbox_partitions")
     ids, sequences = list(images["image_id"]), images["sequence_id"]
-    return box_row(ids, sequences, box.place.grid, box.name, tiles, asked_at or now(), before)
+    return box_row(ids, sequences, box.place.grid, box.name, tiles, asked_at, before)
 
 
 def _placed(seen: Coverage) -> pd.DataFrame:
@@ -160,7 +169,7 @@ class Api:
         tiles = Tiles(self.client, self.box.lake, self.box.city, area)
         seen = tiles.coverage([area.grid.bounds(name)], self.client.settings.tiles_fresh_for_s)
         here = area.home_of(*seen.position) == name
-        return Plan(planned_row(self.box, seen, here), _placed(seen))
+        return Plan(planned_row(self.box, seen, here, now(), self.box.before("bbox_partitions")), _placed(seen))
 
     def discover(self, report: Report = silent) -> Discovery:
         """Tiles, sequence lists and an audit by searches."""
