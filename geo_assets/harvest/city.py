@@ -232,8 +232,7 @@ class CityHarvest:
             if rows[name]["n_images"].iloc[0] == 0 and name not in self._before["bbox_partitions"]:
                 continue  # nothing there, nothing to say but the certificate
             self.lake.write("bbox_partitions", rows[name], note=self._note(name), city=self.name, box=name)
-        certified = [name for name in changed if name in self._before["certificates"]]
-        since = max((rows[name]["changed_at"].iloc[0].timestamp() for name in certified), default=0.0)
+        since = max((self._since(name, rows[name]) for name in changed), default=0.0)
         found = survey(self.client, self.answers, self.area, seen, changed, since, self.report)
         discoveries = {name: found.of_box(name) for name in changed}
         register.renew(since)
@@ -252,6 +251,14 @@ class CityHarvest:
             self.lake.connect(table).sql(f"select * from {table} where city = ?", params=[self.name]).to_arrow_table()
         )
         return {str(everything["box"].iloc[i]): everything.iloc[[i]] for i in range(len(everything))}
+
+    def _since(self, name: str, row: pd.DataFrame) -> float:
+        """Answers from before this do not count for a box; see :attr:`geo_assets.harvest.source.Box.since`."""
+        proof = self._before["certificates"].get(name)
+        if proof is None:
+            return 0.0
+        still_empty = name not in self._before["bbox_partitions"] and row["n_images"].iloc[0] == 0
+        return (proof["fetched_at"] if still_empty else row["changed_at"]).iloc[0].timestamp()
 
     def _is_done(self, name: str, row: pd.DataFrame, seen: Coverage) -> bool:
         """Whether the box was harvested completely and the tiles name the same images as then."""
