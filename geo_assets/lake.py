@@ -133,6 +133,10 @@ class Lake:
         with self.fs.open(self._data(table, partition), "rb") as source:
             return pq.read_metadata(source).num_rows
 
+    def written_at(self, table: str, **partition: str) -> float:
+        """When a partition was written last [s since the epoch]."""
+        return self.modified(self._data(table, partition).removeprefix(f"{self.root}/"))
+
     def partitions(self, table: str) -> list[dict[str, str]]:
         """The partitions of a table that were written."""
         base = f"{self.root}/tables/{_safe(table)}"

@@ -20,9 +20,10 @@ def record_harvest(city: str) -> int:
         for table in _TABLES:
             known = _recorded(instance, table)
             for partition in lake.partitions(table):
+                if partition["city"] != city:
+                    continue
                 key = partition_key(city, partition["box"])
-                written = lake.modified(f"tables/{table}/city={city}/box={partition['box']}/data.parquet")
-                if partition["city"] != city or known.get(str(key), 0.0) >= written:
+                if known.get(str(key), 0.0) >= lake.written_at(table, **partition):
                     continue
                 metadata: dict[str, Any] = {
                     "dagster/row_count": lake.rows(table, **partition),

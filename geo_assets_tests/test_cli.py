@@ -60,3 +60,24 @@ def test_help_teaches(run) -> None:
     for command in ("city", "materialize", "demo", "show", "dev", "definitions"):
         assert command in run("--help").output
         assert run(command, "--help").exit_code == 0
+
+
+def test_a_harvest_is_told_to_the_instance_for_its_own_city_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dagster as dg
+
+    from geo_assets.lake import Lake
+    from geo_assets.recording import record_harvest
+    from geo_assets.settings import load
+    from geo_assets.tables import TABLES
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    lake = Lake(load().lake)
+    for city, box in (("demo", "r00c00"), ("elsewhere", "r07c07")):
+        lake.write("image_metadata", TABLES["image_metadata"].empty(), city=city, box=box)
+    assert record_harvest("demo") == 1, "boxes of other cities are none of its business"
+    assert record_harvest("demo") == 0, "and what is known is not told again"
+    with dg.DagsterInstance.get() as instance:
+        assert instance.get_materialized_partitions(dg.AssetKey("image_metadata")) == {"r00c00|demo"}

@@ -54,7 +54,6 @@ class Outcome:
     requests: int = 0
     seconds: float = 0.0
     changed: list[str] = field(default_factory=list)
-    incomplete: dict[str, str] = field(default_factory=dict)
     n_new: int = 0
     n_deleted: int = 0
     n_files: int = 0
@@ -122,8 +121,7 @@ class CityHarvest:
         self, client: Mapillary, lake: Lake, name: str, city: City, report: Report = silent, renew: bool = False
     ) -> None:
         self.client, self.lake, self.name, self.city, self.report = client, lake, name, city, report
-        first = Box(name, "r00c00", city, lake)
-        self.area = first.area
+        self.area = Area.of(city)
         self.tiles = Tiles(client, lake, name, self.area)
         self.answers = Answers(lake, name, 0.0 if renew else client.settings.answers_fresh_for_s)
         self.renew = renew

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from geo_assets.errors import GeoAssetsError
 from geo_assets.harvest.city import CityHarvest, Estimate, Outcome, harvest_photos
@@ -14,9 +13,6 @@ from geo_assets.imagery import imagery_of
 from geo_assets.lake import Lake
 from geo_assets.progress import Progress
 from geo_assets.settings import City, load
-
-if TYPE_CHECKING:
-    pass
 
 Say = Callable[[str], None]
 
@@ -133,5 +129,5 @@ def _tell_estimate(name: str, found: Estimate, say: Say, as_json: bool) -> int:
     say(f"  files: {found.n_images:,}, about {found.bytes / 1e9:.1f} GB, {found.file_hours:.2f} hours at 100 Mbit/s.")
     if as_json:
         own = {"city": name, "requests": found.requests, "dry_run": True}
-        say(json.dumps({k: v for k, v in vars(found).items()} | own))
+        say(json.dumps(vars(found) | own))
     return 0

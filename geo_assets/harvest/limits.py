@@ -76,7 +76,7 @@ class HostLimits:
             folder = Path(lake.uri(lake.key("limits"))) if lake.is_local else _machine_folder(lake)
         self._path = folder / f"{name}.limits"
         self._leases: dict[str, deque[float]] = {}
-        self.paused_until = 0.0
+        self.paused_until = self._blocked_until = 0.0
 
     def take(self, purpose: str) -> float:
         """The time [s since the epoch] at which the next request of a purpose may start."""
@@ -109,7 +109,7 @@ class HostLimits:
     def blocked_until(self) -> float:
         """Time [s since the epoch] before which the host must not be probed; 0 where it is not blocked."""
         if self._lake is None:
-            return getattr(self, "_blocked", 0.0)
+            return self._blocked_until
         key = self._lake.key("limits", f"{self._name}.blocked.json")
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return float(json.loads(self._lake.get_bytes(key))["until"])
@@ -118,7 +118,7 @@ class HostLimits:
     def block(self) -> None:
         """Remember that the host turned this address away."""
         until = time.time() + BLOCKED_FOR_S
-        self._blocked = until
+        self._blocked_until = until
         if self._lake is not None:
             key = self._lake.key("limits", f"{self._name}.blocked.json")
             self._lake.put_bytes(key, json.dumps({"until": until}).encode())
