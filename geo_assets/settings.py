@@ -68,6 +68,10 @@ class City(_Part):
     )
     tiles_url: str | None = None
     select: Select = Field(default=Select(), description="which images are wanted as files")
+    masks: Path | None = Field(
+        default=None,
+        description="folder of PNG masks (0: ignored) named by image, sequence or camera: 123.png, <sequence>.png, <make> <model>.png",
+    )
     splats: dict[str, Any] = Field(default={}, description="settings of the section splats that differ for this city")
 
     @field_validator("bbox")
@@ -123,8 +127,33 @@ class Reconstruct(_Part):
     max_image_px: int = 2048
     max_features: int = 4096
     min_images: int = Field(default=5, description="a box with fewer images is not reconstructed")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where features are found and matched; auto: the GPU if this pycolmap has one"
+    )
+    panoramas: Literal["rig", "spherical", "off"] = Field(
+        default="rig", description="four level views of a panorama (for splats), the sphere itself, or none"
+    )
+    keep_every_m: float = Field(
+        default=1.0, ge=0, description="of a vehicle that stands or crawls, one image each so many metres [m]"
+    )
+    rings_m: tuple[float, ...] = Field(default=(6.0, 15.0, 30.0, 60.0), description="outer radii of the rings [m]")
+    ring_quotas: tuple[int, ...] = Field(default=(4, 8, 6, 4), description="most partners of an image in each ring")
+    max_pairs_per_image: float = Field(default=20.0, gt=0, description="budget of pairs, as a mean over the images")
+    expansion_rounds: int = Field(default=2, ge=0, description="rounds of pairs of pairs at the border of a box")
+    vocabulary_tree: bool = Field(default=False, description="also match the most similar images by a vocabulary tree")
+    given_poses: Literal["auto", "off", "only"] = Field(
+        default="auto",
+        description="triangulate on the provider's own poses: where they are good, never, or without any other way",
+    )
+    block_images: int = Field(default=500, ge=20, description="most images that one process maps at once")
+    block_shared: int = Field(default=50, ge=5, description="images that two neighbouring blocks share")
+    block_timeout_s: float = Field(default=3600.0, gt=0, description="a block that takes longer is cut in two")
+    block_memory_mb: float = Field(default=16_000.0, gt=0, description="a block that takes more is cut in two")
+    rebuild_share: float = Field(
+        default=0.25, ge=0, le=1, description="a box of which a larger share of images changed is built anew"
+    )
     threads: int = Field(
-        default=0, description="0: one for each core; mapping itself runs on one, so that it can be repeated"
+        default=0, description="0: one for each core; a block is mapped on one, so that it can be repeated"
     )
     seed: int = 0
 

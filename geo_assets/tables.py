@@ -322,6 +322,19 @@ home_box        string   the box that the image lies in
 width           int      width of the file [px]
 height          int      height of the file [px]
 n_keypoints     int      features found
+photo_id        string   the photo that the image is or was cut from: a panorama gives four images
+view            int      which of the four views of a panorama, 0 to 3 from the front clockwise; null for a photo
+frame_id        int      COLMAP frame; the views of a panorama share one
+path            string   file of the pixels in the lake
+mask_path       string   file of the mask in the lake (0: ignored); null where there is none
+feature_key     string   key of the features in the cache: same pixels, mask, options and version, same features
+known_upright   bool     whether the photo is known to stand upright
+camera_model    string   COLMAP's camera model
+parameters      floats   COLMAP's parameters of the camera before mapping [px]
+known_focal     bool     whether the provider or the EXIF says the focal length
+given_centre    floats   camera centre by the provider's own reconstruction, east, north, up [m]; null where there is none
+given_rotation  floats   rotation camera_from_enu by the provider's own reconstruction, axis-angle [rad]
+given_cluster   string   id of the provider's reconstruction that the given pose belongs to
 """,
         sort="image_id",
     ),
@@ -331,13 +344,18 @@ n_keypoints     int      features found
         """
 image_id_a      string   id of the first image
 image_id_b      string   id of the second image
-reason          string   why the pair was chosen: ring, sequence, degree or bridge
+reason          string   why the pair was chosen: ring, sequence, degree, bridge, expansion or vocabulary
 distance_m      float    distance of the prior positions [m]
 heading_difference_deg float  difference of the headings, 0 to 180 [deg]
 n_matches       int      putative matches
 n_inliers       int      matches that agree with the two-view geometry
 geometry        string   configuration of the two-view geometry
 verified        bool     whether the pair has enough inliers to count
+fringe          bool     whether the images lie in two different boxes
+round           int      0 for pairs chosen by place, 1 and on for rounds of expansion
+owner           string   the box that the pair belongs to: the smaller name of the two homes
+reused          bool     whether matches were taken from an earlier run or another box
+quarantine      string   why the pair is impossible and kept out of mapping; null where it is not
 """,
         sort="image_id_a image_id_b",
     ),
@@ -346,7 +364,9 @@ verified        bool     whether the pair has enough inliers to count
         "One row a component of the box's reconstruction.",
         """
 component       int      number of the component, the largest is 0
-status          string   placed, unplaced, too_few, no_overlap or empty
+status          string   placed, unplaced, or why there is no model: too_few, no_overlap, no_gps, static_scene, not_mapped
+reason          string   what an unplaced component lacks, or what kept the box from being mapped; null where placed
+route           string   rebuilt, updated or unchanged
 n_images        int      images of the box and its margin that could take part
 n_home_images   int      those of them that lie in the box
 n_registered    int      images registered
@@ -354,10 +374,20 @@ n_home_registered int    images of the box registered
 n_points        int      points triangulated
 reprojection_px float    mean reprojection error [px]
 track_length    float    mean number of images that see a point
+observations_per_image float  mean number of points that an image observes
 gps_median_m    float    median horizontal distance of cameras to their priors [m]
 gps_p95_m       float    95th percentile of it [m]
 gps_vertical_m  float    median vertical distance of cameras to their priors [m]
 roll_deg        float    mean absolute roll of the cameras [deg]
+scale_spread    float    relative difference of the scales that both halves of the track ask for
+focal_change    float    largest relative change of a camera's focal length against what was known before
+largest_gap_m   float    longest way along a sequence between two registered images [m]
+border_m        float    largest of the median disagreements with placed neighbours on shared cameras [m]; null without
+n_blocks        int      blocks that the component was mapped in
+n_pairs         int      pairs tried among its images
+n_verified      int      pairs of them verified
+cpu_seconds     float    processor time of mapping [s]
+peak_mb         float    peak memory of the largest process of mapping [MB]
 origin_lon      float    longitude of the frame's origin [deg]
 origin_lat      float    latitude of the frame's origin [deg]
 origin_alt_m    float    height of the frame's origin above the ellipsoid [m]
@@ -387,6 +417,80 @@ home_box        string   the box that the image lies in
 n_observations  int      points that the image observes
 """,
         sort="image_id",
+    ),
+    _table(
+        "model_blocks",
+        "One row a block: a bounded part of a component that one process mapped.",
+        """
+block           string   key of the block, a hash of its images, pairs and options
+component       int      component of the verified graph that it was cut from
+n_images        int      images of the block
+n_shared        int      images that other blocks hold too
+n_registered    int      images registered
+mapper          string   the mapper that made its model; null where none did
+status          string   mapped, not_mapped, or split after it failed
+reason          string   what ended its process; null where nothing did
+resumed         bool     whether the model was there from an earlier run
+cpu_seconds     float    processor time [s]
+peak_mb         float    peak memory [MB]
+""",
+        sort="block",
+    ),
+    _table(
+        "city_alignment",
+        "One row a component: how the joint fit of all boxes of the city moves it.",
+        """
+box             string   the box
+component       int      component of the box
+scale           float    scale of the similarity in the box's frame
+qw              float    rotation of the similarity, quaternion
+qx              float    rotation of the similarity, quaternion
+qy              float    rotation of the similarity, quaternion
+qz              float    rotation of the similarity, quaternion
+east_m          float    translation of the similarity [m]
+north_m         float    translation of the similarity [m]
+up_m            float    translation of the similarity [m]
+moved_m         float    median way of its cameras [m]
+n_shared        int      cameras that it shares with other components
+gps_median_m    float    median horizontal distance of cameras to their priors after it [m]
+roll_deg        float    mean absolute roll of the cameras after it [deg]
+""",
+        sort="box component",
+        partition="city",
+    ),
+    _table(
+        "border_disagreement",
+        "One row a pair of components with cameras in common: how far apart they place them.",
+        """
+box_a           string   the first box
+component_a     int      component of the first box
+box_b           string   the second box
+component_b     int      component of the second box
+n_shared        int      cameras in common
+before_m        float    median distance of these cameras as published [m]
+median_m        float    median distance after the joint fit [m]
+max_m           float    largest distance after the joint fit [m]
+""",
+        sort="box_a component_a box_b component_b",
+        partition="city",
+    ),
+    _table(
+        "city_model",
+        "One row: all boxes of the city as one COLMAP model.",
+        """
+n_boxes         int      boxes that take part
+n_images        int      registered images
+n_points        int      points
+reprojection_px float    mean reprojection error [px]
+track_length    float    mean number of images that see a point
+n_tracks_joined int      tracks that were united across boxes
+gps_median_m    float    median horizontal distance of cameras to their priors [m]
+origin_lon      float    longitude of the frame's origin [deg]
+origin_lat      float    latitude of the frame's origin [deg]
+origin_alt_m    float    height of the frame's origin above the ellipsoid [m]
+path            string   folder of the COLMAP model in the lake
+""",
+        partition="city",
     ),
     # splats
     _table(

@@ -60,11 +60,11 @@ def match_pairs(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
     key, store = box_key(context), lake.open()
     if not key.in_grid:
         return _outside(store, key, "match_pairs")
-    from geo_assets.reconstruct import pairs, pictures
+    from geo_assets.reconstruct import matching, pictures
 
     with failures():
         images = store.read("gps_db", **key.partition)
-        matched = pairs.match_box(store, key.city, key.box, load().reconstruct, context.log.info)
+        matched = matching.match_box(store, key.city, key.box, load().reconstruct, context.log.info)
         facts = store.write("match_pairs", matched.frame, **key.partition)
     shown = {"pairs": picture(pictures.pair_pictures(images, matched.frame))} if len(matched.frame) else {}
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(matched.figures) | shown)

@@ -62,7 +62,7 @@ def pairs_connect(context: dg.AssetCheckExecutionContext, lake: LakeResource) ->
     """Verified pairs tie most images of the box into one component; what stays outside cannot be mapped with it."""
     key, store = box_key(context), lake.open()
     images, pairs = store.read("gps_db", **key.partition), store.read("match_pairs", **key.partition)
-    from geo_assets.reconstruct.pairs import pair_figures
+    from geo_assets.reconstruct.matching import pair_figures
 
     figures = pair_figures(images, pairs)
     share = figures["n_in_largest_component"] / len(images) if len(images) else 1.0

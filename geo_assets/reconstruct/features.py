@@ -98,7 +98,7 @@ def gps_database(
         "upright_features": upright_features(images),
         "origin": note["origin"],
     }
-    rows = pd.DataFrame(images[TABLES["gps_db"].column_names])
+    rows = images.reindex(columns=TABLES["gps_db"].column_names)
     return Database(rows, note, figures)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from geo_assets.geodesy import LocalFrame
 from geo_assets.lake import Lake
 from geo_assets.reconstruct.features import DATABASE, image_name, local_images
-from geo_assets.reconstruct.pairs import components
+from geo_assets.reconstruct.graph import components
 from geo_assets.reconstruct.stage import run_step
 from geo_assets.settings import Reconstruct
 from geo_assets.tables import TABLES

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -22,8 +23,12 @@ from typing import Any
 from geo_assets.errors import GeoAssetsError, ReconstructionError
 from geo_assets.files import replacing
 
-STEPS = ("build_database", "match", "reconstruct")
-"""Functions of :mod:`geo_assets.reconstruct.colmap` that may run as a step."""
+STEPS = {
+    "build_database": "geo_assets.reconstruct.extraction:build_database",
+    "match": "geo_assets.reconstruct.verification:match",
+    "reconstruct": "geo_assets.reconstruct.mapping:map_components",
+}
+"""Functions that may run as a step, by name."""
 
 TIMEOUT_S = 12 * 3600.0
 _TAIL_LINES = 12
@@ -91,13 +96,12 @@ def main(argv: list[str]) -> int:
     """Entry point of the child: ``<step> <arguments.json> <answer.json>``."""
     step, asked, answer = argv
     _die_with_parent()
-    from geo_assets.reconstruct import colmap
-
     if step not in STEPS:
         return 2
+    module, function = STEPS[step].split(":")
     arguments = json.loads(Path(asked).read_text())
     try:
-        said: dict[str, Any] = {"result": getattr(colmap, step)(**arguments)}
+        said: dict[str, Any] = {"result": getattr(importlib.import_module(module), function)(**arguments)}
     except GeoAssetsError as error:
         said = {"error": str(error), "figures": {k: str(v) for k, v in error.figures.items()}}
     with replacing(Path(answer)) as sink:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from geo_assets.pictures import MAX_BYTES
-from geo_assets.reconstruct import features, models, pairs, pictures
+from geo_assets.reconstruct import features, matching, models, pictures
 from geo_assets.settings import Reconstruct
 from geo_assets_tests.reconstruct.lakes import lund_lake
 
@@ -15,7 +15,7 @@ def test_lund_is_reconstructed_whole_and_in_its_place(real_data: Path, tmp_path:
     options, where = Reconstruct(threads=1), {"city": "lund", "box": "r00c00"}
     made = features.gps_database(lake, "lund", "r00c00", grid, options)
     lake.write("gps_db", made.frame, note=made.note, **where)
-    matched = pairs.match_box(lake, "lund", "r00c00", options)
+    matched = matching.match_box(lake, "lund", "r00c00", options)
     lake.write("match_pairs", matched.frame, note=None, **where)
     found = models.map_box(lake, "lund", "r00c00", options)
     assert found.models.status.tolist() == ["placed"]

@@ -4,15 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geo_assets.reconstruct.pairs import (
-    PairRules,
-    _ring_pairs,
-    angle_between_deg,
-    choose_pairs,
-    components,
-    sees_the_same,
-    with_inliers,
-)
+from geo_assets.reconstruct.candidates import PairRules, _ring_pairs, angle_between_deg, choose_pairs, sees_the_same
+from geo_assets.reconstruct.graph import components
+from geo_assets.reconstruct.matching import with_inliers
 
 
 def cameras(east, north, heading, sequence="a") -> pd.DataFrame:

@@ -6,32 +6,17 @@ quota each spend the matches where depth comes from.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
-from geo_assets.lake import Lake
-from geo_assets.reconstruct.features import DATABASE, image_name
-from geo_assets.reconstruct.stage import run_step
-from geo_assets.settings import Reconstruct
-from geo_assets.tables import TABLES
+from geo_assets.reconstruct.graph import labels_of
 
 Array = npt.NDArray[Any]
-
-PAIRS_FILE = "pairs.txt"
-MIN_INLIERS = 15
-GEOMETRIES = ("CALIBRATED", "UNCALIBRATED", "PLANAR", "PANORAMIC", "PLANAR_OR_PANORAMIC", "CALIBRATED_RIG")
-"""Two-view geometries that mean "the same scene"; a watermark or a degenerate pair does not."""
 
 
 @dataclass(frozen=True)
@@ -53,79 +38,6 @@ class PairRules:
 
 
 REASONS = ("ring", "sequence", "degree", "bridge")
-
-
-@dataclass(frozen=True)
-class Matched:
-    """Rows of ``match_pairs`` and figures for people."""
-
-    frame: pd.DataFrame
-    figures: dict[str, Any]
-
-
-def match_box(
-    lake: Lake, city: str, box: str, options: Reconstruct, log: Callable[[str], None] | None = None
-) -> Matched:
-    """Choose the pairs of a box, match and verify them, and publish database and pair list under ``files/matches``.
-
-    Raises:
-        GeoAssetsError: ``gps_db`` of the box is not there.
-        ReconstructionError: COLMAP failed.
-    """
-    cameras = lake.read("gps_db", city=city, box=box)
-    usable = pd.DataFrame(cameras[cameras.n_keypoints > 0])
-    if usable.empty:
-        return Matched(TABLES["match_pairs"].empty(), {"n_images": len(cameras), "n_pairs": 0, "n_verified": 0})
-    chosen = choose_pairs(usable)
-    with tempfile.TemporaryDirectory(prefix="geo_assets_matches_") as folder:
-        published = Path(folder) / "published"
-        published.mkdir()
-        with lake.local(lake.key("features", city=city, box=box)) as features:
-            shutil.copyfile(features / DATABASE, published / DATABASE)
-        lines = [f"{image_name(a)} {image_name(b)}" for a, b in zip(chosen.image_id_a, chosen.image_id_b, strict=True)]
-        (published / PAIRS_FILE).write_text("".join(line + "\n" for line in lines))
-        answer = run_step(
-            "match",
-            {
-                "database": str(published / DATABASE),
-                "pairs": str(published / PAIRS_FILE),
-                "threads": options.threads or -1,
-                "seed": options.seed,
-            },
-            Path(folder),
-            log=log,
-        )
-        lake.publish(published, lake.key("matches", city=city, box=box))
-    frame = with_inliers(chosen, answer["found"])
-    return Matched(frame, pair_figures(cameras, frame))
-
-
-def with_inliers(chosen: pd.DataFrame, found: list[list[Any]]) -> pd.DataFrame:
-    """The chosen pairs with what matching found: ``found`` holds ``id, id, matches, inliers, geometry``."""
-    columns = ["image_id_a", "image_id_b", "n_matches", "n_inliers", "geometry"]
-    rows = [(*sorted((str(a), str(b))), int(m), int(i), str(g)) for a, b, m, i, g in found]
-    frame = chosen.merge(pd.DataFrame(rows, columns=columns), on=["image_id_a", "image_id_b"], how="left")
-    counts = frame[["n_matches", "n_inliers"]].fillna(0).astype("int64")
-    frame = frame.assign(**{c: counts[c] for c in counts}, geometry=frame.geometry.fillna("UNDEFINED"))
-    frame["verified"] = (frame.n_inliers >= MIN_INLIERS) & frame.geometry.isin(GEOMETRIES)
-    return pd.DataFrame(frame[TABLES["match_pairs"].column_names])
-
-
-def pair_figures(cameras: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
-    """Counts of a box's pairs and the connectedness of its verified graph."""
-    verified = pairs[pairs.verified]
-    labels = components(cameras.image_id.to_list(), verified.image_id_a.to_list(), verified.image_id_b.to_list())
-    sizes = np.bincount(labels) if len(labels) else np.zeros(1, int)
-    return {
-        "n_images": len(cameras),
-        "n_pairs": len(pairs),
-        "n_verified": len(verified),
-        "pairs_per_image": round(len(pairs) / max(len(cameras), 1), 2),
-        "inliers_median": float(verified.n_inliers.median()) if len(verified) else 0.0,
-        "n_components": int((sizes > 1).sum()),
-        "n_in_largest_component": int(sizes.max()),
-        "n_without_verified_pair": int((sizes == 1).sum()),
-    } | {f"n_{reason}": int((pairs.reason == reason).sum()) for reason in REASONS}
 
 
 def choose_pairs(cameras: pd.DataFrame, rules: PairRules | None = None) -> pd.DataFrame:
@@ -178,13 +90,6 @@ def choose_pairs(cameras: pd.DataFrame, rules: PairRules | None = None) -> pd.Da
 def angle_between_deg(a: Array, b: Array) -> Array:
     """Difference of two directions, 0 to 180 [deg]; not a number where one is unknown."""
     return np.abs((a - b + 180) % 360 - 180)
-
-
-def components(nodes: list[str], a: list[str], b: list[str]) -> Array:
-    """For each node the number of its component in the graph of the edges ``a[i]``-``b[i]``."""
-    index = {node: i for i, node in enumerate(nodes)}
-    edges = np.array([[index[x] for x in a], [index[y] for y in b]], int).reshape(2, -1)
-    return _labels(len(nodes), edges.T)
 
 
 def sees_the_same(xy: Array, heading: Array, a: Array, b: Array, rules: PairRules) -> Array:
@@ -260,7 +165,7 @@ def _bridge_pairs(xy: Array, pairs: Array, rules: PairRules) -> Array:
     """The nearest cross pairs between each component and the rest, until one component is left."""
     n = len(xy)
     found = [np.zeros((0, 2), int)]
-    labels = _labels(n, pairs)
+    labels = labels_of(n, pairs)
     while labels.max(initial=0) > 0:
         smallest = int(np.argmin(np.bincount(labels)))
         inside, outside = np.flatnonzero(labels == smallest), np.flatnonzero(labels != smallest)
@@ -268,13 +173,8 @@ def _bridge_pairs(xy: Array, pairs: Array, rules: PairRules) -> Array:
         distance, nearest = (np.ravel(v) for v in KDTree(xy[outside]).query(xy[inside], k=k))
         closest = np.argsort(distance, kind="stable")[: rules.bridge_pairs]
         found.append(np.column_stack([np.repeat(inside, k), outside[nearest]])[closest])
-        labels = _labels(n, np.vstack([pairs, *found]))
+        labels = labels_of(n, np.vstack([pairs, *found]))
     return np.vstack(found)
-
-
-def _labels(n: int, edges: Array) -> Array:
-    graph = coo_matrix((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(n, n))
-    return connected_components(graph, directed=False)[1]
 
 
 def _unique(pairs: Array, n: int) -> Array:
