@@ -179,6 +179,49 @@ def export(
 
 
 @main.command()
+@click.argument("city")
+@click.argument("boxes", nargs=-1)
+@click.option("--to", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="folder to write")
+@click.option(
+    "--as",
+    "formats",
+    multiple=True,
+    required=True,
+    type=click.Choice(
+        ["colmap", "text", "colmap3", "ply", "nvm", "undistorted", "geoparquet", "geojson"], case_sensitive=False
+    ),
+    help="may be repeated; colmap3 is for readers that know no rigs and frames",
+)
+@click.option("--component", type=click.IntRange(min=0), default=0, show_default=True, help="the largest is 0")
+@click.option("--city-model", "whole", is_flag=True, help="the model of all boxes together (asset city_model)")
+def model(
+    city: str, boxes: tuple[str, ...], folder: Path, formats: tuple[str, ...], component: int, whole: bool
+) -> None:
+    """Write sparse models for other programs: of BOXES, by default of every box that has one.
+
+    Each box becomes a folder FOLDER/BOX, the city as a whole FOLDER/CITY; an earlier export there is replaced.
+    """
+    from geo_assets.lake import Lake
+    from geo_assets.reconstruct.export import boxes_with_models, export_model
+    from geo_assets.settings import load
+
+    if whole and (boxes or component):
+        raise click.UsageError("Name boxes and a component, or --city-model, but not both.")
+    settings = load()
+    settings.city(city)
+    lake = Lake(settings.lake)
+    chosen: list[str | None] = [None] if whole else list(boxes or boxes_with_models(lake, city, component))
+    if not chosen:
+        raise GeoAssetsError(
+            f"No box of {city} has a component {component}. Make models: "
+            f"geo-assets materialize --select sparse_models --city {city}"
+        )
+    for box in chosen:
+        done = export_model(lake, city, box, formats, folder / (box or city), component)
+        click.echo(f"{folder / (box or city)}: {', '.join(path.name for path in done)}")
+
+
+@main.command()
 @click.option(
     "--select",
     "selection",

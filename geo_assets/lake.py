@@ -181,6 +181,11 @@ class Lake:
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self._inside(key))
 
+    def remove_folder(self, key: str) -> None:
+        """Remove a folder and what lies in it, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm(self._inside(key), recursive=True)
+
     def sync(self, key: str) -> None:
         """Bring the names in a folder to the disk; object storage needs no such thing."""
         path = Path(self._inside(key))

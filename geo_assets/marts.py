@@ -36,6 +36,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
     "sequence_images": ("sequence_ids",),
     "certificates": ("image_metadata",),
     "model_cameras": ("sparse_models",),
+    "border_disagreement": ("city_alignment",),
     "splat_views": ("splat_ply",),
     "hdbscan_tree": ("hdbscan_model",),
     "photo_cells": ("hierarchy_centroids",),

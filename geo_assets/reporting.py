@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
+import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -52,7 +54,7 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def failures() -> Iterator[None]:
-    """Turn an error that a user can act on into a Dagster failure with that sentence.
+    """Turn an error that a user can act on into a Dagster failure with that sentence; a full disk is such an error.
 
     Only an answer of the API that may be better later is worth a retry.
     """
@@ -61,3 +63,19 @@ def failures() -> Iterator[None]:
     except GeoAssetsError as error:
         retry = isinstance(error, ApiError) and error.may_pass
         raise dg.Failure(description=str(error), metadata=plain(error.figures), allow_retries=retry) from error
+    except (OSError, sqlite3.OperationalError) as error:
+        if not _is_full(error):
+            raise
+        raise dg.Failure(
+            description=(
+                f"The disk is full ({error}). What was finished before is whole: make room on the disk of the lake and "
+                "of the temporary folder, and run this again."
+            ),
+            allow_retries=False,
+        ) from error
+
+
+def _is_full(error: OSError | sqlite3.OperationalError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "disk is full" in str(error)

@@ -344,7 +344,7 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
 
 
 def _anchored_city(city: City, folder: Path) -> City:
-    paths = {k: (folder / v).absolute() for k in ("photos", "aoi") if (v := getattr(city, k)) is not None}
+    paths = {k: (folder / v).absolute() for k in ("photos", "aoi", "masks") if (v := getattr(city, k)) is not None}
     strata = city.select.strata
     select = city.select if strata is None else city.select.model_copy(update={"strata": (folder / strata).absolute()})
     return city.model_copy(update={**paths, "select": select})

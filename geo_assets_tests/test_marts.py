@@ -43,12 +43,14 @@ def lake(tmp_path) -> Lake:
     ]
     lake.write("image_files", rows("image_files", *files), **here)
     pairs = [{"image_id_a": "0", "image_id_b": str(i), "verified": i < 3} for i in (1, 2, 3)]
+    pairs[2]["quarantine"] = "100 inliers at 200 m"
     lake.write("match_pairs", rows("match_pairs", *pairs), **here)
     models = [
         {"component": 0, "status": "placed", "n_home_images": 4, "n_registered": 5, "n_home_registered": 2, "gps_median_m": 0.5,
-         "reprojection_px": 0.7},
+         "reprojection_px": 0.7, "route": "updated", "n_blocks": 2, "observations_per_image": 150.0, "border_m": 0.1,
+         "focal_change": 0.02, "cpu_seconds": 10.0, "peak_mb": 300.0},
         {"component": 1, "status": "unplaced", "n_home_images": 4, "n_registered": 3, "n_home_registered": 1, "gps_median_m": 9.0,
-         "reprojection_px": 0.9},
+         "reprojection_px": 0.9, "route": "rebuilt", "roll_deg": 40.0, "border_m": 9.0, "cpu_seconds": 2.5, "peak_mb": 200.0},
     ]  # fmt: skip
     lake.write("sparse_models", rows("sparse_models", *models), **here)
     splat = {"status": "trained", "init_psnr_db": 14.0, "psnr_db": 21.5, "ssim": 0.8}
@@ -93,6 +95,16 @@ def test_the_marts_of_a_small_lake(lake):
     quality = mart(lake, "box_quality").set_index("box")
     assert quality.loc["r00c00", ["registered_share", "gps_median_m", "gain_db"]].tolist() == [0.75, 0.5, 7.5]
     assert quality["state"].tolist() == ["splat", "empty"]
+    assert quality.loc["r00c00", ["status", "route", "n_blocks", "n_quarantined"]].tolist() == [
+        "placed",
+        "updated",
+        2,
+        1,
+    ]
+    assert quality.loc["r00c00", ["observations_per_image", "border_m", "focal_change"]].tolist() == [150.0, 0.1, 0.02]
+    assert quality.loc["r00c00", ["cpu_seconds", "peak_mb"]].tolist() == [12.5, 300.0]
+    # The largest component has no roll; that of another one does not stand in for it.
+    assert pd.isna(quality.loc["r00c00", "roll_deg"]) and pd.isna(quality.loc["r00c01", "status"])
     sources = mart(lake, "geotag_sources")
     assert sources[["n_photos", "n_coordinates", "n_rejects"]].values.tolist() == [[4, 2, 1]]
     balance = mart(lake, "cell_balance")

@@ -1,3 +1,6 @@
+import errno
+import sqlite3
+
 import dagster as dg
 import pytest
 
@@ -28,6 +31,22 @@ def test_an_error_becomes_a_failure_with_its_sentence_and_figures(error: GeoAsse
 def test_what_is_no_error_of_ours_passes() -> None:
     with pytest.raises(ZeroDivisionError), failures():
         _ = 1 / 0
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), sqlite3.OperationalError("database or disk is full")]
+)
+def test_a_full_disk_is_said_in_one_sentence(error: Exception) -> None:
+    with pytest.raises(dg.Failure) as caught, failures():
+        raise error
+    assert str(caught.value.description).startswith("The disk is full")
+    assert caught.value.allow_retries is False
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "x"), sqlite3.OperationalError("no such table")])
+def test_other_errors_of_files_pass(error: Exception) -> None:
+    with pytest.raises(type(error)), failures():
+        raise error
 
 
 def test_pictures_and_figures_as_the_ui_takes_them() -> None:

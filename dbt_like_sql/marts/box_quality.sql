@@ -5,19 +5,36 @@
 -- n_files: Files there.
 -- n_pairs: Pairs of images chosen for matching.
 -- n_verified: Pairs of them that were verified.
+-- n_quarantined: Pairs kept out of mapping because they are impossible.
 -- n_components: Components of the reconstruction.
 -- n_registered: Images of the box that were registered.
 -- registered_share: Images registered of those of the box that could take part, 0 to 1.
+-- status: State of the largest component: placed, unplaced, or why there is no model.
+-- route: How the largest component came about: rebuilt, updated or unchanged.
+-- n_blocks: Blocks that the largest component was mapped in.
 -- gps_median_m: Median distance of the cameras to their GPS positions in the largest component [m].
 -- reprojection_px: Mean reprojection error of the largest component [px].
+-- observations_per_image: Mean number of points that an image of the largest component observes.
+-- roll_deg: Mean absolute roll of the cameras of the largest component [deg].
+-- border_m: Largest of the median disagreements of placed components with neighbours on shared cameras [m].
+-- focal_change: Largest relative change of a focal length against what was known, over placed components.
+-- largest_gap_m: Longest way along a sequence past unregistered images, over placed components [m].
+-- cpu_seconds: Processor time of mapping, all components together [s].
+-- peak_mb: Peak memory of the largest process of mapping [MB].
 -- psnr_db: PSNR of the held-out photos [dB].
 -- ssim: SSIM of the held-out photos.
 -- gain_db: PSNR won over the state before training [dB].
 -- state: Furthest state: empty, harvested, matched, reconstructed or splat.
 -- check: registered_share between 0 and 1
 -- check: n_verified <= n_pairs
+-- check: n_quarantined <= n_pairs
 with pairs as (
-    select city, box, count(*) as n_pairs, count(*) filter (where verified) as n_verified
+    select
+        city,
+        box,
+        count(*) as n_pairs,
+        count(*) filter (where verified) as n_verified,
+        count(quarantine) as n_quarantined
     from match_pairs
     group by city, box
 ),
@@ -28,8 +45,18 @@ models as (
         count(*) filter (where n_registered > 0) as n_components,
         sum(n_home_registered) as n_registered,
         max(n_home_images) as n_home_images,
-        min_by(gps_median_m, component) as gps_median_m,
-        min_by(reprojection_px, component) as reprojection_px
+        arg_min_null(status, component) as status,
+        arg_min_null(route, component) as route,
+        arg_min_null(n_blocks, component) as n_blocks,
+        arg_min_null(gps_median_m, component) as gps_median_m,
+        arg_min_null(reprojection_px, component) as reprojection_px,
+        arg_min_null(observations_per_image, component) as observations_per_image,
+        arg_min_null(roll_deg, component) as roll_deg,
+        max(border_m) filter (where status = 'placed') as border_m,
+        max(focal_change) filter (where status = 'placed') as focal_change,
+        max(largest_gap_m) filter (where status = 'placed') as largest_gap_m,
+        sum(cpu_seconds) as cpu_seconds,
+        max(peak_mb) as peak_mb
     from sparse_models
     group by city, box
 )
@@ -40,12 +67,23 @@ select
     b.n_files,
     coalesce(p.n_pairs, 0) as n_pairs,
     coalesce(p.n_verified, 0) as n_verified,
+    coalesce(p.n_quarantined, 0) as n_quarantined,
     coalesce(m.n_components, 0) as n_components,
     coalesce(m.n_registered, 0)::bigint as n_registered,
     -- An image may be in two components; it counts once.
     least(m.n_registered / nullif(m.n_home_images, 0), 1.0) as registered_share,
+    m.status,
+    m.route,
+    m.n_blocks,
     m.gps_median_m,
     m.reprojection_px,
+    m.observations_per_image,
+    m.roll_deg,
+    m.border_m,
+    m.focal_change,
+    m.largest_gap_m,
+    m.cpu_seconds,
+    m.peak_mb,
     s.psnr_db,
     s.ssim,
     s.psnr_db - s.init_psnr_db as gain_db,

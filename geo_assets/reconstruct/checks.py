@@ -3,15 +3,14 @@
 import dagster as dg
 import pandas as pd
 
-from geo_assets.partitions import box_key, city_boxes
-from geo_assets.reconstruct.assets import gps_db, match_pairs, sparse_models
+from geo_assets.lake import BoxPartition
+from geo_assets.partitions import box_key, cities, city_boxes
+from geo_assets.reconstruct import quality
+from geo_assets.reconstruct.assets import city_alignment, gps_db, match_pairs, sparse_models
 from geo_assets.reporting import plain
 from geo_assets.resources import LakeResource
 from geo_assets.settings import load
 
-MIN_REGISTERED_SHARE, WARN_REGISTERED_SHARE = 0.6, 0.8
-MAX_REPROJECTION_PX = 1.5
-MAX_GPS_SIGMAS = 2.0
 MIN_CONNECTED_SHARE = 0.8
 
 
@@ -20,27 +19,25 @@ def _verdict(passed: bool, warn_only: bool = False, **figures: object) -> dg.Ass
     return dg.AssetCheckResult(passed=bool(passed), severity=severity, metadata=plain(figures))
 
 
-def share_verdict(models: pd.DataFrame) -> dg.AssetCheckResult:
-    """The verdict on the share of a box's images that stand in placed models (rows of ``sparse_models``)."""
-    n_home = int(models.n_home_images.max()) if len(models) else 0
-    placed = int(models.n_home_registered[models.status == "placed"].sum())
-    share = placed / n_home if n_home else 1.0
-    # A box with too few images is a fact about the box, not a failure of the mapper.
-    too_few = len(models) and (models.status == "too_few").all()
-    return _verdict(
-        share >= WARN_REGISTERED_SHARE or bool(too_few),
-        warn_only=share >= MIN_REGISTERED_SHARE,
-        share=round(share, 4),
-        n_home_images=n_home,
-        n_home_registered=placed,
-        statuses=", ".join(models.status.astype(str)),
+def _said(verdict: quality.Verdict) -> dg.AssetCheckResult:
+    """A gate's verdict as Dagster shows it: its sentence first, then the figures."""
+    return dg.AssetCheckResult(
+        passed=verdict.passed,
+        severity=dg.AssetCheckSeverity.ERROR if verdict.is_error else dg.AssetCheckSeverity.WARN,
+        description=verdict.note or None,
+        metadata=plain(verdict.figures),
     )
 
 
-def _worst_placed(models: pd.DataFrame, figure: str) -> tuple[float, int]:
-    """The largest value of a figure over the placed models, and how many they are."""
-    values = models.loc[models["status"] == "placed", figure].to_numpy(float)
-    return float(values.max(initial=0.0)), len(values)
+def share_verdict(models: pd.DataFrame) -> dg.AssetCheckResult:
+    """The verdict on the share of a box's images that stand in placed models (rows of ``sparse_models``)."""
+    return _said(quality.share_verdict(models))
+
+
+def _gate(name: str, lake: LakeResource, partition: BoxPartition) -> dg.AssetCheckResult:
+    """The verdict of one gate on the models of a box."""
+    models = lake.open().read("sparse_models", **partition)
+    return _said(quality.gates(models, load().reconstruct.gps_sigma_m)[name])
 
 
 @dg.asset_check(asset=gps_db, partitions_def=city_boxes)
@@ -70,27 +67,68 @@ def pairs_connect(context: dg.AssetCheckExecutionContext, lake: LakeResource) ->
     return _verdict(good, warn_only=True, share_in_largest_component=round(share, 4), **figures)
 
 
+@dg.asset_check(asset=match_pairs, partitions_def=city_boxes)
+def pairs_are_possible(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+    """At most 1 % of the pairs are impossible and kept out of mapping; the budget of pairs is shown beside them."""
+    key, store = box_key(context), lake.open()
+    images, pairs = store.read("gps_db", ["image_id"], **key.partition), store.read("match_pairs", **key.partition)
+    return _said(quality.pairs_verdict(len(images), pairs, load().reconstruct.max_pairs_per_image))
+
+
 @dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
 def registered_share(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """At least 80 % of the images of the box stand in placed models; below 60 % it is an error, not a warning."""
-    return share_verdict(lake.open().read("sparse_models", **box_key(context).partition))
+    return _gate("registered_share", lake, box_key(context).partition)
 
 
 @dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
 def gps_residual(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """Half of the cameras stand within two GPS standard deviations of their positions: a model that drifts does not."""
-    models = lake.open().read("sparse_models", **box_key(context).partition)
-    worst, n_placed = _worst_placed(models, "gps_median_m")
-    limit = MAX_GPS_SIGMAS * load().reconstruct.gps_sigma_m
-    return _verdict(worst <= limit, median_m=round(worst, 3), limit_m=limit, n_placed=n_placed)
+    return _gate("gps_residual", lake, box_key(context).partition)
 
 
 @dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
 def reprojection_error(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """The mean reprojection error of every placed model is at most 1.5 px."""
-    models = lake.open().read("sparse_models", **box_key(context).partition)
-    worst, _ = _worst_placed(models, "reprojection_px")
-    return _verdict(worst <= MAX_REPROJECTION_PX, mean_px=round(worst, 3), limit_px=MAX_REPROJECTION_PX)
+    return _gate("reprojection_error", lake, box_key(context).partition)
 
 
-CHECKS = (priors_are_sane, pairs_connect, registered_share, gps_residual, reprojection_error)
+@dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
+def border_fits(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+    """Cameras shared with placed neighbours stand within 0.3 m of where these have them, by the median."""
+    return _gate("border_fits", lake, box_key(context).partition)
+
+
+@dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
+def cameras_are_level(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+    """The cameras of every placed model lean to the side by at most 3 degrees in the mean; more is a warning."""
+    return _gate("cameras_are_level", lake, box_key(context).partition)
+
+
+@dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
+def focal_lengths_hold(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+    """No camera's focal length came out more than 25 % off what was known; more is a warning."""
+    return _gate("focal_lengths_hold", lake, box_key(context).partition)
+
+
+@dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
+def no_gap(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+    """No sequence has more than 50 m between two registered images with others missing; more is a warning."""
+    return _gate("no_gap", lake, box_key(context).partition)
+
+
+@dg.asset_check(asset=city_alignment, partitions_def=cities)
+def borders_agree(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+    """After the joint fit every two boxes place the cameras they share within 0.3 m, by the median; more is a warning."""
+    from geo_assets.reconstruct.alignment import MAX_BORDER_M, worst_border_m
+
+    borders = lake.open().read("border_disagreement", city=context.partition_key)
+    worst = worst_border_m(borders)
+    return _verdict(worst <= MAX_BORDER_M, warn_only=True, worst_m=round(worst, 4), n_borders=len(borders))
+
+
+CHECKS = (
+    *(priors_are_sane, pairs_connect, pairs_are_possible),
+    *(registered_share, gps_residual, reprojection_error, border_fits),
+    *(cameras_are_level, focal_lengths_hold, no_gap, borders_agree),
+)

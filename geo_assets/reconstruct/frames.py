@@ -11,13 +11,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
+
+from geo_assets.geodesy import LocalFrame
 
 Array = npt.NDArray[np.float64]
 
 ROLL_SIGMA_DEG = 1.0
-_ROLL_WEIGHT = 3.0  # the level of all cameras counts as nine observations: their lean is shared, not independent
-_ROBUST_AT = 2.0  # standard deviations at which a position begins to lose its pull
-_GROSS = 4.0  # standard deviations from which on a position is an error, not noise
+LEVEL_WEIGHT = 3.0
+"""The level of all cameras counts as nine observations: their lean is shared, not independent."""
+
+ROBUST_SIGMAS = 2.0
+"""Standard deviations at which a position begins to lose its pull."""
+
+GROSS_SIGMAS = 4.0
+"""Standard deviations from which on a position is an error, not noise."""
+
 _UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -36,6 +45,16 @@ class Similarity:
     def after(self, first: Similarity) -> Similarity:
         """The similarity that applies ``first`` and then this one."""
         return Similarity(self.scale * first.scale, self.rotation @ first.rotation, self(first.translation[None])[0])
+
+
+IDENTITY = Similarity(1.0, np.eye(3), np.zeros(3))
+
+
+def between_frames(target: LocalFrame, source: LocalFrame) -> Similarity:
+    """From one east-north-up frame to another, exactly, through ECEF metres; its scale is 1."""
+    to_target = target.enu_from_ecef_rotation
+    offset = source.ecef_from_enu[:3, 3] - target.ecef_from_enu[:3, 3]
+    return Similarity(1.0, to_target @ source.enu_from_ecef_rotation.T, to_target @ offset)
 
 
 @dataclass(frozen=True)
@@ -87,7 +106,7 @@ def align(
     start = _level_similarity(centres @ upright.T, priors, sigma_m, seed).after(Similarity(1.0, upright, np.zeros(3)))
     similarity = _refined(start, centres, rotations, priors, sigma_m, roll_sigma_deg)
     # Soft-L1 bounds the pull of a gross error but does not end it; the second fit does without them.
-    near = (np.abs(similarity(centres) - priors) < _GROSS * sigma_m).all(axis=1)
+    near = (np.abs(similarity(centres) - priors) < GROSS_SIGMAS * sigma_m).all(axis=1)
     if len(centres) > near.sum() >= max(3, len(centres) / 2):
         similarity = _refined(similarity, centres[near], rotations[near], priors[near], sigma_m[near], roll_sigma_deg)
     aligned = similarity(centres)
@@ -120,7 +139,7 @@ def rotation_between(a: Array, b: Array) -> Array:
         axis = np.cross(a, np.eye(3)[np.argmin(np.abs(a))])
         axis /= np.linalg.norm(axis)
         return np.asarray(2 * np.outer(axis, axis) - np.eye(3), float)
-    k = _skew(np.cross(a, b))
+    k = skew(np.cross(a, b))
     return np.eye(3) + k + k @ k / (1 + cosine)
 
 
@@ -159,12 +178,12 @@ def _refined(
     placed = start(centres)
     middle = placed.mean(0)
     right_axes = rotations[:, 0] @ start.rotation.T
-    level = _ROLL_WEIGHT / (np.radians(roll_sigma_deg) * np.sqrt(len(centres)))
+    level = LEVEL_WEIGHT / (np.radians(roll_sigma_deg) * np.sqrt(len(centres)))
 
     def residuals(x: Array) -> Array:
         rotation = rotation_from_vector(x[:3])
         miss = (np.exp(x[6]) * (placed - middle) @ rotation.T + middle + x[3:6] - priors) / sigma_m
-        squared = (miss**2).sum(1, keepdims=True) / _ROBUST_AT**2 + 1e-12
+        squared = (miss**2).sum(1, keepdims=True) / ROBUST_SIGMAS**2 + 1e-12
         soft = miss * np.sqrt(2 * (np.sqrt(1 + squared) - 1) / squared)
         return np.concatenate([soft.ravel(), (right_axes @ rotation.T)[:, 2] * level])
 
@@ -191,9 +210,32 @@ def rotation_from_vector(vector: Array) -> Array:
     """Rotation [3, 3] of an axis-angle vector [rad]."""
     angle = float(np.linalg.norm(vector))
     if angle < 1e-12:
-        return np.eye(3) + _skew(vector)
-    k = _skew(vector / angle)
+        return np.eye(3) + skew(vector)
+    k = skew(vector / angle)
     return np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
+
+
+def vectors_from_rotations(rotations: Array) -> Array:
+    """Axis-angle vectors [n, 3] in radians of rotations [n, 3, 3]."""
+    return Rotation.from_matrix(rotations).as_rotvec() if len(rotations) else np.zeros((0, 3))
+
+
+def rotation_from_quaternion(quaternion: npt.ArrayLike) -> Array:
+    """Rotations [..., 3, 3] of quaternions wxyz [..., 4] of any length."""
+    q = np.asarray(quaternion, float)
+    w, x, y, z = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
+
+
+def quaternion_from_rotation(rotation: Array) -> Array:
+    """Quaternion wxyz [4] with w >= 0 of a rotation [3, 3]."""
+    x, y, z, w = Rotation.from_matrix(rotation).as_quat(canonical=True)
+    return np.array([w, x, y, z])
 
 
 def heading_deg(rotations: Array) -> Array:
@@ -202,5 +244,6 @@ def heading_deg(rotations: Array) -> Array:
     return np.degrees(np.arctan2(forward[:, 0], forward[:, 1])) % 360
 
 
-def _skew(v: Array) -> Array:
+def skew(v: Array) -> Array:
+    """The matrix [3, 3] whose product with a vector is the cross product ``v x vector``."""
     return np.array([[0.0, -v[2], v[1]], [v[2], 0.0, -v[0]], [-v[1], v[0], 0.0]])

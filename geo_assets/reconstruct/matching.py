@@ -1,29 +1,43 @@
-"""The pairs of a box, matched and verified: each pair once, whichever box it was matched in."""
+"""The pairs of a box, chosen, matched and verified: each pair once, whichever box it was matched in."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import KDTree
 
 from geo_assets.lake import Lake
-from geo_assets.reconstruct.candidates import REASONS, choose_pairs
-from geo_assets.reconstruct.features import DATABASE, image_name
+from geo_assets.reconstruct.candidates import (
+    REASONS,
+    PairRules,
+    check_budget,
+    choose_pairs,
+    describe_pairs,
+    pair_lines,
+)
+from geo_assets.reconstruct.expansion import expand
 from geo_assets.reconstruct.graph import components
-from geo_assets.reconstruct.stage import run_step
+from geo_assets.reconstruct.quarantine import quarantine
+from geo_assets.reconstruct.results import PairResults
 from geo_assets.settings import Reconstruct
 from geo_assets.tables import TABLES
 
 PAIRS_FILE = "pairs.txt"
+QUARANTINE_FILE = "pairs_quarantine.txt"
 MIN_INLIERS = 15
 GEOMETRIES = ("CALIBRATED", "UNCALIBRATED", "PLANAR", "PANORAMIC", "PLANAR_OR_PANORAMIC", "CALIBRATED_RIG")
 """Two-view geometries that mean "the same scene"; a watermark or a degenerate pair does not."""
+
+VOCABULARY_PARTNERS = 5
+"""Most similar images that an image is paired with where the vocabulary tree is asked for."""
+
+_SIDES = ["image_id_a", "image_id_b"]
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -37,63 +51,127 @@ class Matched:
 def match_box(
     lake: Lake, city: str, box: str, options: Reconstruct, log: Callable[[str], None] | None = None
 ) -> Matched:
-    """Choose the pairs of a box, match and verify them, and publish database and pair list under ``files/matches``.
+    """Choose the pairs of a box, match and verify them, and publish database and pair lists under ``files/matches``.
+
+    Results that this box or one beside it has from before are taken over. What is matched is kept under
+    ``files/matches_partial`` until the whole is published: a run that was killed goes on from there.
+
+    Args:
+        lake: holds ``gps_db`` of the box and its database under ``files/features``.
+        city: name of the city.
+        box: name of the box.
+        options: settings of the room.
+        log: gets lines of progress.
 
     Raises:
-        GeoAssetsError: ``gps_db`` of the box is not there.
-        ReconstructionError: COLMAP failed.
+        GeoAssetsError: ``gps_db`` of the box is not there, or there are more pairs than the budget allows.
+        ReconstructionError: COLMAP failed, or the database of ``gps_db`` is damaged or held by another program.
     """
     cameras = lake.read("gps_db", city=city, box=box)
-    usable = pd.DataFrame(cameras[cameras.n_keypoints > 0])
+    usable = pd.DataFrame(cameras[cameras.n_keypoints > 0]).reset_index(drop=True)
     if usable.empty:
-        return Matched(TABLES["match_pairs"].empty(), {"n_images": len(cameras), "n_pairs": 0, "n_verified": 0})
-    chosen = choose_pairs(usable)
-    with tempfile.TemporaryDirectory(prefix="geo_assets_matches_") as folder:
-        published = Path(folder) / "published"
-        published.mkdir()
-        with lake.local(lake.key("features", city=city, box=box)) as features:
-            shutil.copyfile(features / DATABASE, published / DATABASE)
-        lines = [f"{image_name(a)} {image_name(b)}" for a, b in zip(chosen.image_id_a, chosen.image_id_b, strict=True)]
-        (published / PAIRS_FILE).write_text("".join(line + "\n" for line in lines))
-        answer = run_step(
-            "match",
-            {
-                "database": str(published / DATABASE),
-                "pairs": str(published / PAIRS_FILE),
-                "threads": options.threads or -1,
-                "seed": options.seed,
-            },
-            Path(folder),
-            log=log,
-        )
-        lake.publish(published, lake.key("matches", city=city, box=box))
-    frame = with_inliers(chosen, answer["found"])
-    return Matched(frame, pair_figures(cameras, frame))
+        empty = TABLES["match_pairs"].empty()
+        return Matched(empty, pair_figures(cameras, empty))
+    say, rules = log or (lambda _: None), PairRules.of(options)
+    with PairResults(lake, city, box, usable, options, say) as results:
+        chosen = _with_boxes(_chosen(usable, rules, options, results), usable).assign(round=0)
+        check_budget(chosen, len(usable), rules, box=box)
+        pairs = _settled(chosen, results)
+        usable["at_border"] = at_border(usable, box, options.margin_m)
+        for number in range(1, options.expansion_rounds + 1):
+            more = expand(usable, pairs.assign(quarantine=quarantine(pairs)), rules)
+            if more.empty:
+                break
+            say(f"round {number} of expansion proposes {len(more):,} pairs")
+            more = _with_boxes(more, usable).assign(round=number)
+            check_budget(pd.concat([pairs, more], ignore_index=True), len(usable), rules, box=box)
+            pairs = pd.concat([pairs, _settled(more, results)], ignore_index=True)
+        frame = pairs.assign(quarantine=quarantine(pairs)).sort_values(_SIDES, ignore_index=True)
+        frame = frame.loc[:, TABLES["match_pairs"].column_names]
+        _write_lists(frame, results.published)
+        results.publish()
+    return Matched(frame, pair_figures(cameras, frame) | _work_figures(frame, results))
 
 
-def with_inliers(chosen: pd.DataFrame, found: list[list[Any]]) -> pd.DataFrame:
+def _chosen(cameras: pd.DataFrame, rules: PairRules, options: Reconstruct, results: PairResults) -> pd.DataFrame:
+    """Pairs by place and, if asked for, by likeness."""
+    pairs = choose_pairs(cameras, rules)
+    if not options.vocabulary_tree:
+        return pairs
+    alike = describe_pairs(cameras, results.alike(VOCABULARY_PARTNERS), "vocabulary")
+    return pd.concat([pairs, alike], ignore_index=True).drop_duplicates(_SIDES, ignore_index=True)
+
+
+def at_border(cameras: pd.DataFrame, box: str, margin_m: float) -> pd.Series:
+    """Whether each image ties the box to a neighbour: it lies in another box, or that near to an image of one."""
+    xy = cameras[["east_m", "north_m"]].to_numpy(float)
+    foreign = (cameras.home_box != box).to_numpy(bool)
+    if not foreign.any():
+        return pd.Series(False, index=cameras.index)
+    near, _ = KDTree(xy[foreign]).query(xy, distance_upper_bound=margin_m)
+    return pd.Series(np.isfinite(near), index=cameras.index)
+
+
+def _with_boxes(pairs: pd.DataFrame, cameras: pd.DataFrame) -> pd.DataFrame:
+    """The pairs with the box that each belongs to: the smaller name of the homes of its images."""
+    home = cameras.set_index("image_id").home_box
+    a, b = (pairs[side].map(home).to_numpy(object) for side in _SIDES)
+    return pairs.assign(fringe=a != b, owner=np.where(a <= b, a, b))
+
+
+def _settled(pairs: pd.DataFrame, results: PairResults) -> pd.DataFrame:
+    """The pairs with what matching found."""
+    results.settle(pairs)
+    return with_inliers(pairs, results.found()).assign(reused=results.reused(pairs))
+
+
+def with_inliers(chosen: pd.DataFrame, found: Iterable[Iterable[Any]]) -> pd.DataFrame:
     """The chosen pairs with what matching found: ``found`` holds ``id, id, matches, inliers, geometry``."""
-    columns = ["image_id_a", "image_id_b", "n_matches", "n_inliers", "geometry"]
+    columns = [*_SIDES, "n_matches", "n_inliers", "geometry"]
     rows = [(*sorted((str(a), str(b))), int(m), int(i), str(g)) for a, b, m, i, g in found]
-    frame = chosen.merge(pd.DataFrame(rows, columns=columns), on=["image_id_a", "image_id_b"], how="left")
+    frame = chosen.merge(pd.DataFrame(rows, columns=columns), on=_SIDES, how="left")
     counts = frame[["n_matches", "n_inliers"]].fillna(0).astype("int64")
     frame = frame.assign(**{c: counts[c] for c in counts}, geometry=frame.geometry.fillna("UNDEFINED"))
-    frame["verified"] = (frame.n_inliers >= MIN_INLIERS) & frame.geometry.isin(GEOMETRIES)
-    return frame.reindex(columns=TABLES["match_pairs"].column_names)
+    return frame.assign(verified=(frame.n_inliers >= MIN_INLIERS) & frame.geometry.isin(GEOMETRIES))
+
+
+def _write_lists(frame: pd.DataFrame, folder: Path) -> None:
+    """COLMAP's pair lists: of all pairs, of those of each reason, and of those kept out of mapping."""
+    (folder / PAIRS_FILE).write_text(pair_lines(frame))
+    if frame.quarantine.notna().any():
+        (folder / QUARANTINE_FILE).write_text(pair_lines(pd.DataFrame(frame[frame.quarantine.notna()])))
+    for reason, some in frame.groupby("reason"):
+        (folder / f"pairs_{reason}.txt").write_text(pair_lines(some))
 
 
 def pair_figures(cameras: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
-    """Counts of a box's pairs and the connectedness of its verified graph."""
-    verified = pairs[pairs.verified]
-    labels = components(cameras.image_id.to_list(), verified.image_id_a.to_list(), verified.image_id_b.to_list())
+    """Counts of a box's pairs and the connectedness of the graph that mapping uses."""
+    edges = pairs[pairs.verified.fillna(False).astype(bool) & pairs.quarantine.isna()]
+    labels = components(cameras.image_id.to_list(), edges.image_id_a.to_list(), edges.image_id_b.to_list())
     sizes = np.bincount(labels) if len(labels) else np.zeros(1, int)
     return {
         "n_images": len(cameras),
         "n_pairs": len(pairs),
-        "n_verified": len(verified),
+        "n_verified": int(pairs.verified.sum()),
+        "n_quarantined": int(pairs.quarantine.notna().sum()),
+        "n_fringe": int(pairs.fringe.sum()),
         "pairs_per_image": round(len(pairs) / max(len(cameras), 1), 2),
-        "inliers_median": float(verified.n_inliers.median()) if len(verified) else 0.0,
+        "inliers_median": float(edges.n_inliers.median()) if len(edges) else 0.0,
         "n_components": int((sizes > 1).sum()),
         "n_in_largest_component": int(sizes.max()),
         "n_without_verified_pair": int((sizes == 1).sum()),
     } | {f"n_{reason}": int((pairs.reason == reason).sum()) for reason in REASONS}
+
+
+def _work_figures(frame: pd.DataFrame, results: PairResults) -> dict[str, Any]:
+    """What was taken over, what was matched, what that took, and which pairs are impossible (the first of them)."""
+    impossible = frame[frame.quarantine.notna()].head(_SHOWN)
+    said = impossible.image_id_a + " " + impossible.image_id_b + ": " + impossible.quarantine
+    shown = {"quarantined": said.to_list()} if len(impossible) else {}
+    return shown | {
+        "n_reused": int(frame.reused.sum()),
+        "n_resumed": results.n_resumed,
+        "n_matched": results.n_matched,
+        "cpu_seconds": round(results.cpu_seconds, 2),
+        "peak_mb": round(results.peak_mb, 1),
+    }

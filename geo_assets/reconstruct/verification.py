@@ -2,63 +2,80 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 import pycolmap
 
-from geo_assets.reconstruct.colmap import PAIR_BASE, checkpoint
+from geo_assets.reconstruct.colmap import checkpoint, device_for
 
-MATCH_CHUNK = 500
-"""Pairs matched between two lines of progress."""
+MIN_INLIERS = 15
 
 
-def match(database: str, pairs: str, threads: int, seed: int) -> dict[str, Any]:
-    """Match and verify the listed pairs in the database, then drop the descriptors, which mapping does not need."""
-    path = Path(pairs)
-    lines = path.read_text().splitlines()
+def match(
+    database: str,
+    pairs: str,
+    threads: int,
+    seed: int,
+    device: str = "auto",
+    chunk: int = 200,
+    seconds: float | None = None,
+    done: int = 0,
+    total: int | None = None,
+) -> dict[str, Any]:
+    """Match and verify listed pairs, chunk by chunk, until the list or the time ends.
+
+    Args:
+        database: COLMAP database with features; results are written to it.
+        pairs: COLMAP pair list, one ``name name`` a line.
+        threads: -1 for one a core.
+        seed: of the sampling; what a pair yields depends on nothing else than its two images and this.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        chunk: pairs matched between two lines of progress.
+        seconds: no chunk is begun after so many; at least one chunk is matched.
+        done: pairs matched before this call, for the progress shown.
+        total: pairs to match in all, for the progress shown.
+
+    Returns:
+        ``n_done``, how many lines of the list, from its beginning, are finished.
+    """
+    listed = Path(pairs)
+    lines = listed.read_text().splitlines()
     matching = pycolmap.FeatureMatchingOptions()
     matching.num_threads = threads
+    # Views of one panorama stand on one point. Verification over whole rigs stays off: it passes the same pairs, and
+    # would make what a pair yields depend on which other pairs of its frames are there.
+    matching.skip_image_pairs_in_same_frame = True
+    # Guided matching would find more, but takes minutes a pair without a GPU, and the same pairs pass.
+    matching.guided_matching = False
     verification = pycolmap.TwoViewGeometryOptions()
+    verification.min_num_inliers = MIN_INLIERS
     # A logo or a dashboard that stands still in the frame would else be the best match of every pair.
     verification.filter_stationary_matches = True
     verification.ransac.random_seed = seed
-    for first in range(0, len(lines), MATCH_CHUNK):
-        chunk = lines[first : first + MATCH_CHUNK]
-        listed = path.with_suffix(".chunk")
-        listed.write_text("\n".join(chunk) + "\n")
-        pairing = pycolmap.ImportedPairingOptions()
-        pairing.match_list_path = str(listed)
+    part = listed.with_suffix(".chunk")
+    pairing = pycolmap.ImportedPairingOptions()
+    pairing.match_list_path = str(part)
+    where = device_for(device)
+    began, n_done, total = time.monotonic(), 0, total or len(lines)
+    while n_done < len(lines):
+        spent = time.monotonic() - began
+        if n_done and seconds is not None and spent >= seconds:
+            break
+        some = lines[n_done : n_done + chunk]
+        part.write_text("\n".join(some) + "\n")
         pycolmap.match_image_pairs(
             database,
             matching_options=matching,
             pairing_options=pairing,
             verification_options=verification,
-            device=pycolmap.Device.cpu,
+            device=where,
         )
-        listed.unlink()
-        print(f"matched {first + len(chunk):,} of {len(lines):,} pairs", flush=True)
+        n_done += len(some)
+        rate = n_done / max(time.monotonic() - began, 1e-9)
+        left = (total - done - n_done) / rate
+        print(f"matched {done + n_done:,} of {total:,} pairs, {rate:.1f} a second, {left:,.0f} s left", flush=True)
+    part.unlink(missing_ok=True)
     checkpoint(database)
-    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as con:
-        con.execute("delete from descriptors")
-        con.execute("vacuum")
-    checkpoint(database)
-    return {"found": _two_view(database)}
-
-
-def _two_view(database: str) -> list[tuple[str, str, int, int, str]]:
-    """For each tried pair: both ids, putative matches, inliers, configuration."""
-    configurations = {int(c): name for name, c in pycolmap.TwoViewGeometryConfiguration.__members__.items()}
-    base = PAIR_BASE
-    with contextlib.closing(sqlite3.connect(database)) as con:
-        names = {i: name.removesuffix(".jpg") for i, name in con.execute("select image_id, name from images")}
-        rows = con.execute(
-            "select m.pair_id, m.rows, coalesce(t.rows, 0), coalesce(t.config, 0) "
-            "from matches m left join two_view_geometries t using (pair_id)"
-        ).fetchall()
-    return [
-        (names[pair // base], names[pair % base], n_matches or 0, inliers, configurations.get(config, "UNDEFINED"))
-        for pair, n_matches, inliers, config in rows
-    ]
+    return {"n_done": n_done}

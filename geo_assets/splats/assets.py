@@ -37,7 +37,7 @@ def splat_ply(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
 
 @dg.asset(
     partitions_def=cities,
-    deps=[dg.AssetDep(splat_ply, partition_mapping=boxes_of_city)],
+    deps=[dg.AssetDep(splat_ply, partition_mapping=boxes_of_city), dg.AssetKey("city_alignment")],
     group_name="splats",
     kinds={"python"},
     owners=["team:splats"],

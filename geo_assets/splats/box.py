@@ -75,7 +75,7 @@ def splat_of_box(lake: Lake, city: str, box: str, options: Splats, log: Log) -> 
         dataset.mkdir()
         out.mkdir()
         with lake.local(str(model.path)) as model_folder:
-            photos = _photos(lake, city, cameras, scratch / "photos")
+            photos = _photos(lake, city, box, cameras, scratch / "photos")
             make_dataset(
                 model_folder,
                 photos,
@@ -174,20 +174,22 @@ def not_trained(status: str) -> BoxSplat:
     return BoxSplat(row, TABLES["splat_views"].empty(), figures)
 
 
-def _photos(lake: Lake, city: str, cameras: pd.DataFrame, folder: Path) -> Path:
-    """The photos of a model in one folder, named as in the model; each lies in the lake in its own box."""
+def _photos(lake: Lake, city: str, box: str, cameras: pd.DataFrame, folder: Path) -> Path:
+    """The photos of a model in one folder, named as in the model; views of panoramas have files of their own."""
     folder.mkdir()
+    images = lake.read_if_any("gps_db", ["image_id", "path"], city=city, box=box)
+    paths = dict(zip(images.image_id, images.path, strict=True))
     missing = []
-    for home, group in cameras.groupby("home_box", sort=True):
-        for image_id in group.image_id:
-            key = lake.key("images", f"{image_id}.jpg", city=city, box=str(home))
-            if not lake.exists(key):
-                missing.append(key)
-                continue
-            lake.link(key, folder / f"{image_id}.jpg")
+    for image_id, home in zip(cameras.image_id, cameras.home_box, strict=True):
+        path = paths.get(image_id)
+        key = path if isinstance(path, str) else lake.key("images", f"{image_id}.jpg", city=city, box=str(home))
+        if not lake.exists(key):
+            missing.append(key)
+            continue
+        lake.link(key, folder / f"{image_id}.jpg")
     if missing:
         raise SourceError(
-            f"{len(missing)} of {len(cameras)} photos of the sparse model are not in the lake, the first: {', '.join(missing[:3])}. Materialize image_files of those boxes."
+            f"{len(missing)} of {len(cameras)} photos of the sparse model are not in the lake, the first: {', '.join(missing[:3])}. Materialize image_files of those boxes, and gps_db of this one."
         )
     return folder
 

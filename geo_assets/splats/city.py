@@ -16,7 +16,7 @@ from geo_assets.geodesy import LocalFrame
 from geo_assets.grid import Bounds, Grid
 from geo_assets.lake import Lake
 from geo_assets.splats.cameras import Camera
-from geo_assets.splats.gaussians import Gaussians, joined
+from geo_assets.splats.gaussians import Gaussians, joined, rotations_of
 from geo_assets.splats.georeference import between, read_frame, splat_reference
 from geo_assets.splats.ply import read_ply, write_ply
 from geo_assets.splats.preview import inline_jpeg
@@ -41,6 +41,8 @@ class CitySplat:
 def splat_of_city(lake: Lake, city: str, bounds: Bounds, grid: Grid, log: Callable[[str], None]) -> CitySplat:
     """Bring the splats of all boxes into the frame of the city's centre and publish them as one.
 
+    Where the city's alignment is of the models that the splats were trained on, each box moves by it first.
+
     Args:
         lake: the lake.
         city: name of the city.
@@ -49,13 +51,19 @@ def splat_of_city(lake: Lake, city: str, bounds: Bounds, grid: Grid, log: Callab
         log: a line each box.
     """
     found = []
+    moves = {row["box"]: row for row in _main_rows(lake.read_if_any("city_alignment", None, city=city))}
     for box in grid:
         key = lake.key("splats", city=city, box=box)
         trained = lake.read_if_any("splat_ply", ["status"], city=city, box=box)
         if "trained" not in set(trained.status) or not lake.exists(f"{key}/splat.ply"):
             continue
         with lake.local(key) as folder:
-            found.append((box, key, read_frame(folder / "splat.geo.json"), read_ply(folder / "splat.ply")))
+            frame, gaussians = read_frame(folder / "splat.geo.json"), read_ply(folder / "splat.ply")
+        if _is_current(lake, city, box) and box in moves:
+            gaussians = _aligned(gaussians, moves[box])
+        else:
+            log(f"{box}: the alignment of the city is not of the model that this splat was trained on; it is not moved")
+        found.append((box, key, frame, gaussians))
     if not found:
         return CitySplat(TABLES["splat_city"].empty(), {"n_boxes": 0, "n_splats": 0})
     frame = LocalFrame(*bounds.centre, float(np.mean([f.alt_m for _, _, f, _ in found])))
@@ -79,6 +87,27 @@ def splat_of_city(lake: Lake, city: str, bounds: Bounds, grid: Grid, log: Callab
     picture = inline_jpeg(as_bytes(render(whole, camera, background=SKY)))
     figures = {"n_boxes": len(found), "n_splats": len(whole), "ply_bytes": size, "n_shown": len(shown)}
     return CitySplat(pd.DataFrame(rows), figures, picture)
+
+
+def _main_rows(alignment: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of ``city_alignment`` of each box's largest placed component: the one that its splat is made of."""
+    main = alignment.sort_values("component").drop_duplicates("box")
+    return [{str(key): value for key, value in row.items()} for row in main.to_dict("records")]
+
+
+def _is_current(lake: Lake, city: str, box: str) -> bool:
+    """Whether both the city's alignment and the box's splat are of the sparse models that are there now."""
+    if not (lake.has("city_alignment", city=city) and lake.has("sparse_models", city=city, box=box)):
+        return False
+    aligned, trained = lake.written_at("city_alignment", city=city), lake.written_at("splat_ply", city=city, box=box)
+    return lake.written_at("sparse_models", city=city, box=box) <= min(aligned, trained)
+
+
+def _aligned(gaussians: Gaussians, row: dict[str, Any]) -> Gaussians:
+    """A box's Gaussians where the joint fit of the city has them, still in the box's frame."""
+    rotation = rotations_of(np.array([[row["qw"], row["qx"], row["qy"], row["qz"]]]))[0]
+    translation = np.array([row["east_m"], row["north_m"], row["up_m"]], float)
+    return gaussians.moved(rotation, translation, float(row["scale"]))
 
 
 def within_cell(gaussians: Gaussians, frame: LocalFrame, bounds: Bounds) -> np.ndarray:

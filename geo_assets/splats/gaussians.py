@@ -104,15 +104,16 @@ class Gaussians:
         wanted[:, :shared] = self.rows[:, :shared]
         return Gaussians(wanted)
 
-    def moved(self, rotation: npt.ArrayLike, translation: npt.ArrayLike) -> Gaussians:
-        """The Gaussians in another frame: ``x' = rotation x + translation``, in metres, without a change of scale.
+    def moved(self, rotation: npt.ArrayLike, translation: npt.ArrayLike, scale: float = 1.0) -> Gaussians:
+        """The Gaussians in another frame: ``x' = scale rotation x + translation``, in metres.
 
         Harmonics of degree 1 turn like a vector, exactly. Higher degrees are dropped: their rotation is not needed
         for what this platform trains, and leaving them unrotated would be wrong.
         """
         rotation, translation = np.asarray(rotation, float), np.asarray(translation, float)
         moved = self.to_degree(min(self.degree, 1))
-        moved.means[:] = self.means.astype(float) @ rotation.T + translation
+        moved.means[:] = scale * self.means.astype(float) @ rotation.T + translation
+        moved.log_scales[:] += np.float32(np.log(scale))
         moved.quats[:] = quaternion_product(quaternion_of(rotation), self.quats.astype(float))
         if moved.degree == 1:
             # The basis (-y, z, -x) is the view direction d with its axes renamed: colour = c . (P d) with P below. In

@@ -28,6 +28,7 @@ def undistort(model: Path, photos: Path, dataset: Path, max_image_px: int, threa
     """
     import pycolmap
 
+    model = _without_spheres(model, dataset / "flat")
     pycolmap.undistort_images(
         dataset, model, photos, jpeg_quality=JPEG_QUALITY, num_threads=threads if threads > 0 else -1
     )
@@ -45,6 +46,26 @@ def undistort(model: Path, photos: Path, dataset: Path, max_image_px: int, threa
         _as_pinhole(camera)
     reconstruction.write(folder)
     _reduce(dataset, max_image_px)
+
+
+def _without_spheres(model: Path, folder: Path) -> Path:
+    """The model without whole panoramas, which no pinhole camera can show; COLMAP ends without a word on them."""
+    import pycolmap
+
+    reconstruction = pycolmap.Reconstruction(model)
+    spheres = {i for i, camera in reconstruction.cameras.items() if camera.model_name == "EQUIRECTANGULAR"}
+    if not spheres:
+        return model
+    for image_id in list(reconstruction.reg_image_ids()):
+        image = reconstruction.images[image_id]
+        if image.camera_id in spheres:
+            reconstruction.deregister_frame(image.frame_id)
+    if not reconstruction.num_reg_images():
+        raise SystemExit('The model holds whole panoramas only. Set reconstruct.panoramas = "rig" to train on views.')
+    reconstruction.tear_down()
+    folder.mkdir()
+    reconstruction.write(folder)
+    return folder
 
 
 def _as_pinhole(camera: Any) -> None:

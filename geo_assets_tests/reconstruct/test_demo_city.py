@@ -36,3 +36,17 @@ def errors_m(cameras: pd.DataFrame, truth: Mapping[str, Any]) -> tuple[float, fl
     true = np.array([truth[i].centre for i in cameras["image_id"]])
     shape = np.linalg.norm(best_similarity(found, true)(found) - true, axis=1)
     return float(np.median(shape)), float(np.hypot(*(found.mean(0) - true.mean(0))[:2]))
+
+
+def test_neighbours_agree_about_the_cameras_they_share(finished_demo: Lake) -> None:
+    borders = finished_demo.read("border_disagreement", city="demo")
+    assert len(borders) == 6 and borders.n_shared.min() >= 3
+    assert borders.median_m.max() < 0.1
+
+
+def test_the_four_boxes_are_one_model(finished_demo: Lake) -> None:
+    whole = finished_demo.read("city_model", city="demo").iloc[0]
+    shown = {i for box in demo_city().grid for i in finished_demo.read("model_cameras", city="demo", box=box).image_id}
+    assert (whole.n_boxes, whole.n_images) == (4, len(shown))
+    assert whole.reprojection_px < 1.0 and whole.n_tracks_joined > 1000
+    assert finished_demo.exists(f"{whole.path}/points3D.bin") and finished_demo.exists(f"{whole.path}/geo.json")

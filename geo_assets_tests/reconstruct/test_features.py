@@ -3,98 +3,30 @@ from __future__ import annotations
 import io
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
-from geo_assets.errors import GeoAssetsError
-from geo_assets.geodesy import LocalFrame
-from geo_assets.grid import METRES_PER_DEGREE, Grid
+from geo_assets.errors import ConfigError, GeoAssetsError, ReconstructionError
 from geo_assets.lake import Lake
 from geo_assets.reconstruct import features
-from geo_assets.reconstruct.features import (
-    cameras_of,
-    effective_margin_m,
-    gps_database,
-    headings_deg,
-    images_around,
-    stable_ids,
-    upright_features,
-    with_best_position,
-    with_priors,
-)
+from geo_assets.reconstruct.features import gps_database
+from geo_assets.reconstruct.stage import StepEnded
 from geo_assets.settings import Reconstruct
-from geo_assets_tests.reconstruct.lakes import metadata_row, write_box
-
-OPTIONS = Reconstruct(threads=1)
-GRID = Grid(10.0, 0.0, 100.0, 1, 2)  # on the equator a metre is as many degrees either way
-METRE = 1 / METRES_PER_DEGREE
+from geo_assets_tests.reconstruct.towns import EAST, GRID, OPTIONS, WEST, lake_with, photo, rows
 
 
-def photo(seed: int, size: tuple[int, int] = (320, 240)) -> bytes:
-    """A JPEG with corners to find."""
-    coarse = np.random.default_rng(seed).integers(0, 255, (12, 16), dtype=np.uint8)
-    sink = io.BytesIO()
-    Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST).save(sink, "JPEG")
-    return sink.getvalue()
-
-
-def rows(*east_m: float, prefix: str = "i", **known) -> list[dict]:
-    """Metadata rows at distances east of the grid's origin, 50 m north of it."""
-    common = {"altitude_m": 5.0, "lat": 50 * METRE, "width": 320, "height": 240, "exif_orientation": 1} | known
-    return [metadata_row(f"{prefix}{k}", lon=10.0 + e * METRE, **common) for k, e in enumerate(east_m)]
-
-
-def lake_with(root: Path, west: list[dict], east: list[dict] | None = None) -> Lake:
-    lake = Lake(root)
-    for box, found in (("r00c00", west), ("r00c01", east)):
-        if found is not None:
-            photos = {row["image_id"]: photo(k) for k, row in enumerate(found)}
-            write_box(lake, "town", box, found, photos)
-    return lake
-
-
-def test_images_that_the_provider_deleted_take_no_part(tmp_path):
-    found = rows(10, 20, 30)
-    found[1]["tombstoned_at"] = pd.Timestamp("2025-01-01", tz="UTC")
-    images, left_out = images_around(lake_with(tmp_path, found), "town", "r00c00", GRID, OPTIONS)
-    assert images.image_id.tolist() == ["i0", "i2"] and not any(left_out.values())
-
-
-def test_ids_are_stable_positive_and_distinct():
-    names = [f"{k}" for k in range(3000)]
-    ids = stable_ids(names)
-    assert len(set(ids)) == 3000 and min(ids) > 0 and max(ids) < 2**31 - 1
-    assert stable_ids(["77", "abc"]) == [ids[77], stable_ids(["abc"])[0]]
-    assert stable_ids(["a", "b", "a"])[0] == stable_ids(["a"])[0]
-
-
-def test_ids_that_collide_are_told_apart(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(features, "MAX_ID", 5)
-    assert sorted(stable_ids(["a", "b", "c", "d", "e"])) == [1, 2, 3, 4, 5]
-
-
-def test_margin_is_at_most_a_quarter_of_the_box():
-    assert effective_margin_m(OPTIONS, 500) == 60
-    assert effective_margin_m(OPTIONS, 60) == 15
-
-
-def test_images_of_the_margin_take_part_and_keep_their_home(tmp_path: Path):
-    lake = lake_with(tmp_path, rows(50, 99), rows(110, 124, 126, 180, prefix="j"))
-    images, _ = images_around(lake, "town", "r00c00", GRID, OPTIONS)
-    assert dict(zip(images.image_id, images.home_box, strict=True)) == {
-        "i0": "r00c00",
-        "i1": "r00c00",
-        "j0": "r00c01",
-        "j1": "r00c01",
-    }
-
-
-def test_a_neighbour_that_was_not_harvested_is_no_error(tmp_path: Path):
-    images, _ = images_around(lake_with(tmp_path, rows(50)), "town", "r00c00", GRID, OPTIONS)
-    assert list(images.image_id) == ["i0"]
+def blobs(lake: Lake, where: Any = WEST) -> dict[str, tuple[bytes, bytes]]:
+    """Keypoints and descriptors of each image of a published database."""
+    with lake.local(lake.key("features", "database.db", **where)) as path:
+        con = sqlite3.connect(path)
+        found = con.execute(
+            "select name, k.data, d.data from images join keypoints k using (image_id) join descriptors d using (image_id)"
+        ).fetchall()
+        con.close()
+    return {name: (keypoints, descriptors) for name, keypoints, descriptors in found}
 
 
 def test_the_box_itself_must_be_harvested(tmp_path: Path):
@@ -102,108 +34,23 @@ def test_the_box_itself_must_be_harvested(tmp_path: Path):
         gps_database(Lake(tmp_path), "town", "r00c00", GRID, OPTIONS)
 
 
-def test_panoramas_fisheye_and_dead_files_are_left_out_and_counted(tmp_path: Path):
-    mixed = rows(10, 20, 30, 40)
-    mixed[0] |= {"is_pano": True, "camera_type": "spherical"}
-    mixed[1] |= {"camera_type": "fisheye"}
-    mixed[2] |= {"lon": np.nan}
-    images, left_out = images_around(lake_with(tmp_path, mixed), "town", "r00c00", GRID, OPTIONS)
-    assert list(images.image_id) == ["i3"]
-    assert left_out == {"panorama": 1, "fisheye": 1, "no_position": 1}
-
-
-@pytest.mark.parametrize(
-    "recorded, computed, wanted",
-    [
-        (0.0, None, 0.0),  # nothing was corrected
-        (0.0, 4.0, 2.0),  # two errors of one size: the middle
-        (0.0, 100.0, 100.0),  # they contradict each other: the corrected one has seen the neighbours
-    ],
-)
-def test_best_position(recorded: float, computed: float | None, wanted: float):
-    known = {} if computed is None else {"computed_lon": 10 + computed * METRE, "computed_lat": 0.0}
-    row = metadata_row("a", lon=10 + recorded * METRE, lat=0.0, altitude_m=3.0, **known)
-    best = with_best_position(pd.DataFrame([row]).astype({"computed_lon": float, "computed_lat": float}), 3.0)
-    assert best.best_lon[0] == pytest.approx(10 + wanted * METRE, abs=1e-9)
-    assert best.best_altitude_m[0] == 3.0
-
-
-def test_unknown_altitude_gets_a_number_and_a_wide_sigma(tmp_path: Path):
-    lake = lake_with(tmp_path, [*rows(10), *rows(30, prefix="j", altitude_m=None)])
-    images, _ = images_around(lake, "town", "r00c00", GRID, OPTIONS)
-    priors = with_priors(images, LocalFrame(10, 0, 5.0), OPTIONS)
-    assert priors[["east_m", "north_m", "up_m"]].notna().to_numpy().all()
-    assert priors.sigma_z_m.tolist() == [OPTIONS.altitude_sigma_m, features.UNKNOWN_ALTITUDE_SIGMA_M]
-
-
-def test_heading_is_corrected_then_travel_then_compass():
-    n = 8
-    frame = pd.DataFrame(
-        {
-            "image_id": [str(k) for k in range(n)],
-            "sequence_id": "s",
-            "captured_at": pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(range(n), "s"),
-            "east_m": np.arange(n) * 3.0,
-            "north_m": 0.0,
-            "computed_compass_deg": [271.0] + [np.nan] * (n - 1),
-            "compass_deg": 200.0,
-        }
-    )
-    heading = headings_deg(frame)
-    assert np.allclose(heading, [271] + [90] * (n - 1))
-    standing = frame.assign(east_m=0.0)
-    assert np.allclose(headings_deg(standing)[1:], 200)
-
-
-def test_one_camera_for_each_sequence_and_size():
-    frame = pd.DataFrame(
-        {
-            "sequence_id": ["a", "a", "b", "b"],
-            "width": [400, 400, 400, 300],
-            "height": [300, 300, 300, 400],
-            "camera_parameters": [[0.8, 0.1, 0.0], [0.82, 0.1, 0.0], None, []],
-        }
-    )
-    cameras = cameras_of(frame)
-    assert len(cameras) == 3 and cameras.camera_id.is_unique
-    known, guessed = cameras[cameras.sequence_id == "a"].iloc[0], cameras[cameras.sequence_id == "b"].iloc[0]
-    assert (
-        known.model == "RADIAL"
-        and known.parameters == pytest.approx([0.81 * 400, 200, 150, 0.1, 0])
-        and known.known_focal
-    )
-    assert guessed.model == "SIMPLE_RADIAL" and guessed.parameters[0] == 0.85 * 400 and not guessed.known_focal
-
-
-@pytest.mark.parametrize(
-    "orientation, source, upright",
-    [([1, 1], [None, None], True), ([6, 1], [None, None], True), ([6, 1], ["a.jpg", "b.jpg"], False),
-     ([None, None], [None, None], False)],
-)  # fmt: skip
-def test_features_are_upright_only_if_the_photos_are(orientation: list, source: list, upright: bool):
-    frame = pd.DataFrame([metadata_row(str(k), lon=10.0, lat=0.0, altitude_m=1.0) for k in range(2)])
-    frame = frame.assign(exif_orientation=pd.array(orientation, "Int64"), source_path=source)
-    frame[["computed_lon", "computed_lat", "computed_altitude_m"]] = np.nan
-    frame = with_priors(with_best_position(frame, 3.0), LocalFrame(10, 0), OPTIONS)
-    assert upright_features(frame) is upright
-
-
 def test_the_database_holds_our_ids_cameras_and_priors(tmp_path: Path):
     pycolmap = pytest.importorskip("pycolmap")
     found = rows(40, 44, 48, camera_parameters=[0.9, 0.01, 0.0])
     lake = lake_with(tmp_path / "lake", found)
-    broken = lake.key("images", "i2.jpg", city="town", box="r00c00")
+    broken = lake.key("images", "i2.jpg", **WEST)
     lake.put_bytes(broken, lake.get_bytes(broken)[:900])
-    made = gps_database(lake, "town", "r00c00", GRID, OPTIONS)
-    assert made.frame.set_index("image_id").n_keypoints.gt(0).to_dict() == {"i0": True, "i1": True, "i2": False}
-    folder = lake.key("features", city="town", box="r00c00")
+    lines: list[str] = []
+    made = gps_database(lake, "town", "r00c00", GRID, OPTIONS, lines.append)
+    assert made.frame.image_id.tolist() == ["i0", "i1"] and (made.frame.n_keypoints > 0).all()
+    assert made.note["left_out"] == {"broken": 1} and made.figures["n_left_out_broken"] == 1
+    assert any("3 images" in line for line in lines) and any("i2" in line for line in lines)
+    folder = lake.key("features", **WEST)
     assert lake.names(folder) == ["database.db", "manifest.json"]  # no write-ahead log left beside it
     with lake.local(f"{folder}/database.db") as path, pycolmap.Database.open(path) as db:
         images = {image.name: image for image in db.read_all_images()}
         assert {n: i.image_id for n, i in images.items()} == {
-            f"{name}.jpg": number
-            for name, number in zip(made.frame.image_id, made.frame.colmap_image_id, strict=True)
-            if name != "i2"
+            f"{name}.jpg": number for name, number in zip(made.frame.image_id, made.frame.colmap_image_id, strict=True)
         }
         camera = db.read_all_cameras()[0]
         assert camera.has_prior_focal_length and camera.params[0] == pytest.approx(0.9 * 320)
@@ -212,22 +59,138 @@ def test_the_database_holds_our_ids_cameras_and_priors(tmp_path: Path):
         assert np.allclose(prior.position, [row.east_m, row.north_m, row.up_m])
         assert np.allclose(np.diag(prior.position_covariance), [9, 9, 100])
         assert prior.has_gravity() and prior.corr_data_id.sensor_id.type == pycolmap.SensorType.CAMERA
+        assert db.num_keypoints_for_image(row.colmap_image_id) == row.n_keypoints == db.num_descriptors_for_image(row.colmap_image_id)  # fmt: skip
+    lake.write("gps_db", made.frame, note=made.note, **WEST)
+    assert lake.read("gps_db", None, **WEST).path.tolist() == [
+        lake.key("images", f"i{k}.jpg", **WEST) for k in range(2)
+    ]
 
 
-def test_features_are_the_same_twice(tmp_path: Path):
+def test_the_second_box_takes_the_margin_from_the_cache_and_has_the_same_features(tmp_path: Path):
+    lake = lake_with(tmp_path, rows(80, 90), rows(105, 160, prefix="j"))
+    west = gps_database(lake, "town", "r00c00", GRID, OPTIONS)
+    east = gps_database(lake, "town", "r00c01", GRID, OPTIONS)
+    assert (west.figures["n_extracted"], west.figures["n_from_cache"]) == (3, 0)
+    assert (east.figures["n_extracted"], east.figures["n_from_cache"]) == (1, 3)
+    here, there = blobs(lake, WEST), blobs(lake, EAST)
+    assert set(here) & set(there) == {"i0.jpg", "i1.jpg", "j0.jpg"}
+    assert all(here[name] == there[name] for name in set(here) & set(there))
+    columns = ["image_id", "colmap_image_id", "camera_id", "frame_id", "feature_key"]
+    shared = west.frame[columns].merge(east.frame[columns], on="image_id")
+    assert len(shared) == 3
+    assert all((shared[f"{c}_x"] == shared[f"{c}_y"]).all() for c in columns[1:])
+
+
+def test_a_box_made_again_extracts_nothing_and_a_damaged_cache_is_mended(tmp_path: Path):
     lake = lake_with(tmp_path, rows(40, 44))
-    blobs = []
-    for _ in range(2):
+    first = gps_database(lake, "town", "r00c00", GRID, OPTIONS)
+    before = blobs(lake)
+    key = first.frame.feature_key[0]
+    cached = f"files/feature_cache/{key[:2]}/{key}.npz"
+    lake.put_bytes(cached, lake.get_bytes(cached)[:-100])
+    lake.put_bytes(lake.key("features", "database.db-wal", **WEST), b"left by a reader that was killed")
+    again = gps_database(lake, "town", "r00c00", GRID, OPTIONS)
+    assert (again.figures["n_extracted"], again.figures["n_from_cache"]) == (1, 1)
+    assert again.figures["n_cache_damaged"] == 1
+    assert blobs(lake) == before and lake.names(lake.key("features", **WEST)) == ["database.db", "manifest.json"]
+
+
+def test_a_killed_extraction_keeps_the_chunks_that_were_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lake = lake_with(tmp_path, rows(40, 44, 48))
+    monkeypatch.setattr(features, "CHUNK", 2)
+    run_step, calls = features.run_step, []
+
+    def killed_at_the_second(step: str, arguments: dict, scratch: Path, **kwargs: Any) -> Any:
+        calls.append(step)
+        if len(calls) == 2:
+            raise ReconstructionError("killed")
+        return run_step(step, arguments, scratch, **kwargs)
+
+    monkeypatch.setattr(features, "run_step", killed_at_the_second)
+    with pytest.raises(ReconstructionError):
         gps_database(lake, "town", "r00c00", GRID, OPTIONS)
-        with lake.local(lake.key("features", "database.db", city="town", box="r00c00")) as path:
-            con = sqlite3.connect(path)
-            blobs.append(con.execute("select image_id, data from descriptors order by 1").fetchall())
-            con.close()
-    assert blobs[0] == blobs[1]
+    made = gps_database(lake, "town", "r00c00", GRID, OPTIONS)
+    assert (made.figures["n_extracted"], made.figures["n_from_cache"]) == (1, 2)
+
+
+def aborting(features_of: set[str]) -> Any:
+    """``run_step`` whose extraction aborts on some images, as COLMAP does in a worker thread."""
+    run_step = features.run_step
+
+    def run(step: str, arguments: dict, scratch: Path, **kwargs: Any) -> Any:
+        if step == "extract_features" and features_of & {image["image_id"] for image in arguments["images"]}:
+            raise StepEnded("COLMAP's step 'extract_features' was ended by signal SIGABRT.")
+        return run_step(step, arguments, scratch, **kwargs)
+
+    return run
+
+
+def test_an_image_on_which_colmap_aborts_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lake = lake_with(tmp_path, rows(40, 44, 48))
+    monkeypatch.setattr(features, "run_step", aborting({"i1"}))
+    made = gps_database(lake, "town", "r00c00", GRID, OPTIONS)
+    assert made.frame.image_id.tolist() == ["i0", "i2"] and made.note["left_out"] == {"broken": 1}
+
+
+def test_a_colmap_that_aborts_on_every_image_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lake = lake_with(tmp_path, rows(*range(40, 64, 4)))
+    monkeypatch.setattr(features, "run_step", aborting({f"i{k}" for k in range(6)}))
+    with pytest.raises(ReconstructionError, match="SIGABRT"):
+        gps_database(lake, "town", "r00c00", GRID, OPTIONS)
+
+
+def test_options_that_change_features_change_their_key(tmp_path: Path):
+    lake = lake_with(tmp_path, rows(40))
+    made = [gps_database(lake, "town", "r00c00", GRID, Reconstruct(threads=1, max_features=n)) for n in (4096, 50)]
+    assert made[1].figures["n_extracted"] == 1 and made[0].frame.feature_key[0] != made[1].frame.feature_key[0]
+    assert made[1].frame.n_keypoints[0] < made[0].frame.n_keypoints[0]
+
+
+def test_a_gpu_that_this_build_has_not_is_said(tmp_path: Path):
+    pycolmap = pytest.importorskip("pycolmap")
+    if pycolmap.has_cuda:
+        pytest.skip("this pycolmap has CUDA")
+    with pytest.raises(ConfigError, match="cuda"):
+        gps_database(lake_with(tmp_path, rows(40)), "town", "r00c00", GRID, Reconstruct(device="cuda"))
 
 
 def test_a_box_without_images_is_an_empty_partition(tmp_path: Path):
     lake = lake_with(tmp_path, [], rows(101, prefix="j"))  # the margin alone makes no work
     made = gps_database(lake, "town", "r00c00", GRID, OPTIONS)
+    assert made.frame.empty and made.figures["n_images"] == 0 and made.figures["n_margin_images"] == 0
+    lake.write("gps_db", made.frame, note=made.note, **WEST)
+
+
+@pytest.mark.parametrize("why", ["no_position", "broken", "fisheye"])
+def test_a_box_of_which_no_image_can_be_used_says_why(tmp_path: Path, why: str):
+    known: dict[str, Any] = {"no_position": {"lat": None}, "fisheye": {"camera_type": "fisheye"}}.get(why, {})
+    torn = {f"i{k}": photo(k)[:700] for k in range(3)} if why == "broken" else None
+    lake = lake_with(tmp_path, rows(10, 20, 30, **known), photos=torn)
+    made = gps_database(lake, "town", "r00c00", GRID, OPTIONS)
     assert made.frame.empty and made.figures["n_images"] == 0
-    lake.write("gps_db", made.frame, note=made.note, city="town", box="r00c00")
+    lake.write("gps_db", made.frame, note=made.note, **WEST)
+    assert lake.note("gps_db", **WEST)["left_out"] == {why: 3}
+
+
+def test_a_photo_of_nothing_has_no_features_but_a_row(tmp_path: Path):
+    sink = io.BytesIO()
+    Image.new("RGB", (320, 240), (200, 200, 200)).save(sink, "JPEG")
+    made = gps_database(
+        lake_with(tmp_path, rows(40, 44), photos={"i1": sink.getvalue()}), "town", "r00c00", GRID, OPTIONS
+    )
+    assert (made.frame.n_keypoints == 0).tolist() == [False, True] and made.figures["n_without_keypoints"] == 1
+
+
+def test_a_file_of_another_size_than_harvested_is_broken(tmp_path: Path):
+    lake = lake_with(tmp_path, rows(40, 44), photos={"i1": photo(1, (160, 120))})
+    assert gps_database(lake, "town", "r00c00", GRID, OPTIONS).note["left_out"] == {"broken": 1}
+
+
+def test_an_update_stays_in_the_frame(tmp_path: Path):
+    lake = lake_with(tmp_path, rows(40, 44))
+    first = gps_database(lake, "town", "r00c00", GRID, OPTIONS)
+    lake.write("gps_db", first.frame, note=first.note, **WEST)
+    higher = lake_with(tmp_path, rows(40, 44, altitude_m=25.0))
+    second = gps_database(higher, "town", "r00c00", GRID, OPTIONS)
+    assert second.note["origin"] == first.note["origin"]
+    assert np.allclose(second.frame.up_m - first.frame.up_m, 20, atol=0.01)

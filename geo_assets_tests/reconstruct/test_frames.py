@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from geo_assets.geodesy import LocalFrame
 from geo_assets.reconstruct.frames import (
     Similarity,
     align,
     best_similarity,
+    between_frames,
     heading_deg,
+    quaternion_from_rotation,
     rotation_between,
+    rotation_from_quaternion,
     rotation_from_vector,
+    vectors_from_rotations,
 )
 
 SIGMA = np.array([3.0, 3.0, 10.0])
@@ -98,6 +103,20 @@ def test_rotation_between_directions(a: list[float], b: list[float]):
 def test_rotation_vectors_are_those_of_scipy():
     for vector in np.random.default_rng(0).normal(size=(5, 3)):
         assert np.allclose(rotation_from_vector(vector), Rotation.from_rotvec(vector).as_matrix())
+
+
+def test_quaternions_and_vectors_lead_back_to_the_rotation():
+    rotations = Rotation.random(6, rng=np.random.default_rng(1)).as_matrix()
+    quaternions = np.array([quaternion_from_rotation(rotation) for rotation in rotations])
+    assert np.allclose(rotation_from_quaternion(3 * quaternions), rotations) and (quaternions[:, 0] >= 0).all()
+    again = [rotation_from_vector(vector) for vector in vectors_from_rotations(rotations)]
+    assert np.allclose(again, rotations) and vectors_from_rotations(rotations[:0]).shape == (0, 3)
+
+
+def test_frames_meet_at_the_same_place_on_the_earth():
+    here, there = LocalFrame(11.0, 48.0, 500.0), LocalFrame(11.02, 48.01, 520.0)
+    points = np.array([[30.0, -20.0, 5.0], [1500.0, 900.0, 40.0]])
+    assert np.allclose(between_frames(there, here)(points), there.enu(*here.geodetic(points)), atol=1e-6)
 
 
 def test_similarities_compose():

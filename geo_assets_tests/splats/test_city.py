@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from geo_assets.splats.city import splat_of_city, within_cell
 from geo_assets.splats.gaussians import Gaussians
 from geo_assets.splats.georeference import between, read_frame, splat_reference
 from geo_assets.splats.ply import read_ply, write_ply
+from geo_assets.tables import TABLES
 from geo_assets_tests.splats.scenes import blobs
 
 BOUNDS = Bounds(11.0, 48.0, 11.01, 48.003)
@@ -77,6 +79,32 @@ def test_boxes_are_cut_to_their_cells_and_put_in_one_frame(tmp_path: Path) -> No
     lon, lat, alt = frame.geodetic(city.means[36:])
     back = frame_of("r00c01").enu(lon, lat, alt)
     assert back == pytest.approx(blobs(10, 1).means, abs=1e-4)
+
+
+@pytest.mark.parametrize("trained_on", ["these models", "older models"])
+def test_boxes_move_by_the_alignment_of_the_models_they_were_trained_on(tmp_path: Path, trained_on: str) -> None:
+    lake, said = Lake(tmp_path / "lake"), []
+    model = TABLES["sparse_models"].frame([{"component": 0, "status": "placed"}])
+    lake.write("sparse_models", model, city="town", box="r00c00")
+    put_box(lake, tmp_path / "a", "r00c00", blobs(20, 1))
+    turn = {"scale": 2.0, "qw": np.sqrt(0.5), "qx": 0.0, "qy": 0.0, "qz": np.sqrt(0.5)}
+    row = {"box": "r00c00", "component": 0, "east_m": 1.0, "north_m": 2.0, "up_m": 3.0} | turn
+    lake.write("city_alignment", TABLES["city_alignment"].frame([row]), city="town")
+    if trained_on == "older models":
+        path = tmp_path / "lake/tables/sparse_models/city=town/box=r00c00/data.parquet"
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime + 5))
+    splat_of_city(lake, "town", BOUNDS, GRID, said.append)
+    with lake.local(lake.key("splats_city", city="town")) as folder:
+        city, frame = read_ply(folder / "city.ply"), read_frame(folder / "city.geo.json")
+    found = frame_of("r00c00").enu(*frame.geodetic(city.means))
+    was = blobs(20, 1).means
+    if trained_on == "older models":
+        assert found == pytest.approx(was, abs=1e-4)
+        assert any("it is not moved" in line for line in said)
+    else:
+        moved = 2 * np.column_stack([-was[:, 1], was[:, 0], was[:, 2]]) + [1, 2, 3]
+        assert found == pytest.approx(moved, abs=1e-4)
+        assert city.log_scales == pytest.approx(blobs(20, 1).log_scales + np.log(2), abs=1e-5)
 
 
 def test_a_city_without_splats(tmp_path: Path) -> None:
