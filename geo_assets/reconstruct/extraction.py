@@ -23,6 +23,11 @@ _TOLD_EVERY_S = 2.0
 _SMALLER = 8  # an eighth of the size decodes fast and still reads every byte
 
 
+def about_colmap(device: str) -> dict[str, str]:
+    """The device that is meant (``cpu`` or ``cuda``) and the version of COLMAP: both decide features."""
+    return {"device": device_for(device).name, "pycolmap": pycolmap.__version__}
+
+
 def extract(
     images: list[dict[str, Any]],
     images_folder: str,

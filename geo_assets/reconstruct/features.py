@@ -88,8 +88,8 @@ def gps_database(
 
     Raises:
         GeoAssetsError: the box was not harvested.
-        ConfigError: the folder of masks is not there, or the device is not.
-        ReconstructionError: COLMAP failed.
+        ConfigError: the folder of masks is not there.
+        ReconstructionError: COLMAP failed, or has not the device.
     """
     log = log or (lambda _: None)
     images, left_out = images_around(lake, city, box, grid, options)
@@ -102,7 +102,7 @@ def gps_database(
         upright = upright_features(images) if len(images) else False
         images, figures = with_masks(lake, city, box, images, masks)
         with tempfile.TemporaryDirectory(prefix="geo_assets_features_") as folder:
-            work = _Work(lake, Path(folder), _settings(options, upright), options.threads, log)
+            work = _Work(lake, Path(folder), _settings(options, upright, Path(folder)), options.threads, log)
             images, undecoded = work.with_features(images)
             left_out["broken"] += len(broken) + len(undecoded)
             if (images.home_box == box).any():
@@ -233,19 +233,17 @@ class _Work:
         return answer["broken"]
 
 
-def _settings(options: Reconstruct, upright: bool) -> dict[str, Any]:
-    """What decides the features of a picture, beside the picture."""
-    import pycolmap
+def _settings(options: Reconstruct, upright: bool, scratch: Path) -> dict[str, Any]:
+    """What decides the features of a picture, beside the picture; a child says which COLMAP there is.
 
-    from geo_assets.reconstruct.colmap import device_for
-
+    Pillow hangs on a PNG in a process that loaded pycolmap before it: each brings a zlib of its own.
+    """
     return {
         "type": "SIFT",
         "max_image_px": options.max_image_px,
         "max_features": options.max_features,
         "upright": upright,
-        "device": device_for(options.device).name,
-        "pycolmap": pycolmap.__version__,
+        **run_step("about_colmap", {"device": options.device}, scratch),
     }
 
 

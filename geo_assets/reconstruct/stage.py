@@ -30,6 +30,7 @@ from geo_assets.files import replacing
 
 STEPS = {
     "export": "geo_assets.reconstruct.formats:export",
+    "about_colmap": "geo_assets.reconstruct.extraction:about_colmap",
     "extract_features": "geo_assets.reconstruct.extraction:extract",
     "build_database": "geo_assets.reconstruct.extraction:build_database",
     "match": "geo_assets.reconstruct.verification:match",
@@ -283,6 +284,7 @@ def main(argv: list[str]) -> int:
     _die_with_parent()
     if step not in STEPS:
         return 2
+    importlib.import_module("PIL.Image")  # loaded after pycolmap, which brings another zlib, it hangs on PNG
     module, function = STEPS[step].split(":")
     arguments = json.loads(Path(asked).read_text())
     try:
