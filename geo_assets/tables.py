@@ -382,7 +382,7 @@ roll_deg        float    mean absolute roll of the cameras [deg]
 scale_spread    float    relative difference of the scales that both halves of the track ask for
 focal_change    float    largest relative change of a camera's focal length against what was known before
 largest_gap_m   float    longest way along a sequence between two registered images [m]
-border_m        float    largest of the median disagreements with placed neighbours on shared cameras [m]; null without
+border_m        float    largest of the median distances to aligned neighbours on shared cameras [m]; null where the city was not aligned yet
 n_blocks        int      blocks that the component was mapped in
 n_pairs         int      pairs tried among its images
 n_verified      int      pairs of them verified

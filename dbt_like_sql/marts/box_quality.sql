@@ -16,7 +16,7 @@
 -- reprojection_px: Mean reprojection error of the largest component [px].
 -- observations_per_image: Mean number of points that an image of the largest component observes.
 -- roll_deg: Mean absolute roll of the cameras of the largest component [deg].
--- border_m: Largest of the median disagreements of placed components with neighbours on shared cameras [m].
+-- border_m: Largest of the median distances to neighbours on shared cameras, after the joint fit of the city [m].
 -- focal_change: Largest relative change of a focal length against what was known, over placed components.
 -- largest_gap_m: Longest way along a sequence past unregistered images, over placed components [m].
 -- cpu_seconds: Processor time of mapping, all components together [s].
@@ -36,6 +36,15 @@ with pairs as (
         count(*) filter (where verified) as n_verified,
         count(quarantine) as n_quarantined
     from match_pairs
+    group by city, box
+),
+borders as (
+    select city, box, max(median_m) as border_m
+    from (
+        select city, box_a as box, median_m from border_disagreement where n_shared >= 3
+        union all
+        select city, box_b as box, median_m from border_disagreement where n_shared >= 3
+    )
     group by city, box
 ),
 models as (
@@ -79,7 +88,7 @@ select
     m.reprojection_px,
     m.observations_per_image,
     m.roll_deg,
-    m.border_m,
+    coalesce(j.border_m, m.border_m) as border_m,
     m.focal_change,
     m.largest_gap_m,
     m.cpu_seconds,
@@ -95,6 +104,7 @@ select
         else 'empty'
     end as state
 from stg_boxes b
+left join borders j on j.city = b.city and j.box = b.box
 left join pairs p on p.city = b.city and p.box = b.box
 left join models m on m.city = b.city and m.box = b.box
 left join splat_ply s on s.city = b.city and s.box = b.box

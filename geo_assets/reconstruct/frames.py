@@ -46,6 +46,11 @@ class Similarity:
         """The similarity that applies ``first`` and then this one."""
         return Similarity(self.scale * first.scale, self.rotation @ first.rotation, self(first.translation[None])[0])
 
+    def inverse(self) -> Similarity:
+        """The similarity that leads back."""
+        back = self.rotation.T / self.scale
+        return Similarity(1 / self.scale, self.rotation.T, -back @ self.translation)
+
 
 IDENTITY = Similarity(1.0, np.eye(3), np.zeros(3))
 

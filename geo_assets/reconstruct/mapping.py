@@ -34,7 +34,7 @@ SEED_BASELINE_M, SEED_TURN_DEG, SEED_INLIERS = (3.0, 12.0), 40.0, (60, 400)
 SEED_GEOMETRIES = ("CALIBRATED", "UNCALIBRATED")
 N_SEEDS = 3
 
-TRACKS_PER_IMAGE = 60
+TRACKS_PER_IMAGE = 30
 """Tracks that the global mapper begins with; retriangulation finds the others again."""
 
 _MAX_FAR_SHARE = 0.3

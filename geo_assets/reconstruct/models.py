@@ -16,12 +16,12 @@ import pandas as pd
 
 from geo_assets.errors import ReconstructionError
 from geo_assets.geodesy import LocalFrame
-from geo_assets.grid import touching
 from geo_assets.lake import BoxPartition, Lake
 from geo_assets.reconstruct.block_runs import BlockMapper, BlockRun, block_rows
 from geo_assets.reconstruct.cameras import image_name
 from geo_assets.reconstruct.features import DATABASE, local_images
 from geo_assets.reconstruct.graph import components
+from geo_assets.reconstruct.neighbours import HELD_TO, settled_neighbours
 from geo_assets.reconstruct.quality import component_pairs, focal_change, largest_gap_m
 from geo_assets.reconstruct.stage import StepAnswer, StepEnded, run_step
 from geo_assets.settings import Reconstruct
@@ -205,7 +205,7 @@ def _joined(
         "components": [{"number": number, "blocks": blocks} for number, blocks in sorted(parts.items())],
         "images": prior_records(here.images),
         "origin": here.note["origin"],
-        "neighbours": neighbours_of(lake, here),
+        "neighbours": settled_neighbours(lake, **here.where, image_ids=set(here.images.image_id), frame=here.frame),
         "images_folder": str(scratch / "images"),
         "out": str(published),
         "seed": options.seed,
@@ -218,36 +218,6 @@ def _joined(
         log("joining the blocks was too much for one process; each block becomes a model of its own")
         _emptied(published, scratch / "joined")
         return run_step("join_blocks", arguments | {"merge": False}, scratch, log=log)
-
-
-def neighbours_of(lake: Lake, here: Box) -> list[dict[str, Any]]:
-    """Placed models of the boxes around, with the cameras that this box could share with them.
-
-    Returns:
-        For each model ``name`` (box/component), ``origin`` of its frame, ``image_ids``, ``centres`` [m] and
-        ``quaternions`` (wxyz, camera from frame).
-    """
-    city, known = here.where["city"], set(here.images.image_id)
-    found = []
-    for name in touching(here.where["box"]):
-        if name == here.where["box"] or not lake.has("model_cameras", city=city, box=name):
-            continue
-        models = lake.read_if_any("sparse_models", None, city=city, box=name)
-        cameras = lake.read("model_cameras", None, city=city, box=name)
-        cameras = pd.DataFrame(cameras[cameras.image_id.isin(known)])
-        for model in pd.DataFrame(models[models.status == "placed"]).to_dict("records"):
-            rows = pd.DataFrame(cameras[cameras.component == model["component"]])
-            if len(rows):
-                found.append(
-                    {
-                        "name": f"{name}/{model['component']}",
-                        "origin": [model[k] for k in ("origin_lon", "origin_lat", "origin_alt_m")],
-                        "image_ids": rows.image_id.to_list(),
-                        "centres": rows[["east_m", "north_m", "up_m"]].to_numpy(float).tolist(),
-                        "quaternions": rows[["qw", "qx", "qy", "qz"]].to_numpy(float).tolist(),
-                    }
-                )
-    return found
 
 
 def mappable(images: pd.DataFrame, verified: pd.DataFrame, min_images: int) -> list[list[str]]:
@@ -365,9 +335,9 @@ def _as_models(
         "cpu_seconds": round(float(blocks.cpu_seconds.sum()) + said.cpu_seconds, 1),
         "n_outside_components": len(here.photos(here.images.image_id) - here.photos([i for g in groups for i in g])),
     }
-    neighbours = sorted({name for row in said["models"] for name in row["neighbours"]})
-    if neighbours:
-        figures["fitted_to"] = ", ".join(neighbours)
+    held_to = sorted({n for row in said["models"] if "refused_fit_m" not in row for n in row["neighbours"]})
+    if held_to:
+        figures["fitted_to"] = ", ".join(held_to)
     figures |= given_figures([asked for run in runs for asked in run.given[:1]])
     refused = [row["refused_fit_m"] for row in said["models"] if "refused_fit_m" in row]
     if refused:
@@ -376,7 +346,7 @@ def _as_models(
         )
     cameras = camera_rows(said["cameras"], here.images, here.frame)
     points = np.array(said["points"], float).reshape(-1, 6)
-    return Models(models, cameras, here.note, figures, points, blocks)
+    return Models(models, cameras, here.note | {HELD_TO: held_to}, figures, points, blocks)
 
 
 def given_figures(asked: Sequence[dict[str, Any]]) -> dict[str, Any]:

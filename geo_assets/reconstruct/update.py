@@ -13,7 +13,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ from geo_assets.reconstruct.models import (
     geo_reference,
     mappable,
     model_rows,
-    neighbours_of,
     prior_records,
 )
+from geo_assets.reconstruct.neighbours import HELD_TO, settled_neighbours
 from geo_assets.reconstruct.stage import StepAnswer, run_step
 from geo_assets.settings import Reconstruct
 
@@ -91,12 +91,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Published:
-    """What a box published before: its manifest and the rows of its tables."""
+    """What a box published before: its manifest, the rows of its tables, and the neighbours it was held to."""
 
     manifest: dict[str, Any]
     models: pd.DataFrame
     cameras: pd.DataFrame
     blocks: pd.DataFrame
+    held_to: list[str] = field(default_factory=list)
 
     @property
     def with_model(self) -> pd.DataFrame:
@@ -167,7 +168,8 @@ def published(lake: Lake, where: BoxPartition) -> Published | None:
     except ValueError:
         return None
     models, cameras, blocks = (lake.read_if_any(table, None, **where) for table in tables)
-    return Published(manifest, models, cameras, blocks)
+    held_to = lake.note("sparse_models", **where).get(HELD_TO, [])
+    return Published(manifest, models, cameras, blocks, held_to)
 
 
 def why_rebuild(before: Published, now: dict[str, Any], change: Change, options: Reconstruct) -> str | None:
@@ -242,7 +244,9 @@ def reach(here: Box, min_images: int, change: Change, before: Published) -> tupl
 def _unchanged(lake: Lake, here: Box, before: Published) -> Models:
     models = before.models.assign(route="unchanged", cpu_seconds=0.0)
     figures = figures_of(here, models) | {"route": "unchanged"}
-    return Models(models, before.cameras, here.note, figures, _points(lake, here.where), before.blocks)
+    return Models(
+        models, before.cameras, here.note | {HELD_TO: before.held_to}, figures, _points(lake, here.where), before.blocks
+    )
 
 
 def _points(lake: Lake, where: BoxPartition) -> np.ndarray:
@@ -285,7 +289,9 @@ def _updated(
             ],
             "new": sorted(map(image_name, change.to_register)),
             "origin": here.note["origin"],
-            "neighbours": neighbours_of(lake, here),
+            "neighbours": settled_neighbours(
+                lake, **here.where, image_ids=set(here.images.image_id), frame=here.frame, as_published=True
+            ),
             "images_folder": str(scratch / "images"),
             "out": str(out),
             "seed": options.seed,
@@ -338,7 +344,7 @@ def refused(said: dict[str, Any], before: pd.DataFrame, to_register: set[str], m
         if old["status"] == "placed" and row["status"] != "placed":
             return f"the model lost its place: {row['reason']}"
         border = row.get("border_m")
-        held = not pd.isna(old["border_m"]) and old["border_m"] <= MAX_BORDER_M
+        held = pd.isna(old["border_m"]) or old["border_m"] <= MAX_BORDER_M
         if held and border is not None and border > MAX_BORDER_M:
             return f"cameras shared with a neighbour stand {border:.2f} m apart"
     return None
@@ -366,4 +372,4 @@ def _as_models(here: Box, before: Published, change: Change, said: StepAnswer, k
     }
     cameras = camera_rows(said["cameras"], here.images, here.frame)
     points = np.array(said["points"], float).reshape(-1, 6)
-    return Models(models, cameras, here.note, figures, points, before.blocks)
+    return Models(models, cameras, here.note | {HELD_TO: before.held_to}, figures, points, before.blocks)

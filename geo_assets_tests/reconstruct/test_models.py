@@ -21,9 +21,11 @@ from geo_assets.errors import ReconstructionError
 from geo_assets.geodesy import LocalFrame
 from geo_assets.lake import BoxPartition, Lake
 from geo_assets.reconstruct import block_runs
+from geo_assets.reconstruct.alignment import CityAlignment, align_city
 from geo_assets.reconstruct.block_runs import ANSWER
 from geo_assets.reconstruct.frames import best_similarity
-from geo_assets.reconstruct.models import Box, Models, geo_reference, map_box, mappable, neighbours_of
+from geo_assets.reconstruct.models import Box, Models, geo_reference, map_box, mappable
+from geo_assets.reconstruct.neighbours import settled_neighbours
 from geo_assets.reconstruct.stage import StepAnswer, StepEnded, run_step
 from geo_assets.settings import Reconstruct
 from geo_assets.tables import TABLES
@@ -271,7 +273,7 @@ def test_a_full_disk_is_said_and_keeps_the_finished_blocks(lake: Lake, monkeypat
 # -- neighbours -----------------------------------------------------------------------------------------------
 
 
-def test_a_box_fits_itself_to_its_placed_neighbour(tmp_path: Path):
+def test_a_box_built_anew_is_held_to_its_aligned_neighbour(tmp_path: Path):
     pytest.importorskip("pycolmap")
     lake, east = Lake(tmp_path), BoxPartition(city="town", box="r00c01")
     first = Scene(36, gps_sigma_m=2.0)
@@ -280,13 +282,21 @@ def test_a_box_fits_itself_to_its_placed_neighbour(tmp_path: Path):
         scene.write(lake)
         made = written(lake, map_box(lake, "town", where["box"], OPTIONS), where)
         assert made.models.status.tolist() == ["placed"]
+        assert made.models.border_m.isna().all()  # nobody is held to a neighbour that stands by its positions alone
+    align(lake)
+    lake.remove_folder(lake.key("models", **east))
+    made = written(lake, map_box(lake, "town", "r00c01", OPTIONS), east)
     assert made.models.border_m[0] < 0.15
-    assert made.figures["fitted_to"] == "r00c00/0"
-    both = [lake.read("model_cameras", None, **w).set_index("image_id") for w in (WHERE, east)]
-    shared = sorted(set(both[0].index) & set(both[1].index))
-    places = [LocalFrame(*ORIGIN).enu(*(c.loc[shared, k] for k in ("lon", "lat", "alt_m"))) for c in both]
-    assert len(shared) == 12
-    assert np.median(np.linalg.norm(places[0] - places[1], axis=1)) == pytest.approx(made.models.border_m[0], abs=0.01)
+    assert made.figures["fitted_to"] == "r00c00/0" and made.note["held_to"] == ["r00c00/0"]
+    aligned = align(lake)
+    assert aligned.figures["worst_border_m"] < 0.1
+    assert aligned.rows.set_index("box").moved_m["r00c01"] < 0.5  # it stands where the fit of all boxes had put it
+
+
+def align(lake: Lake) -> CityAlignment:
+    made = align_city(lake, "town", ["r00c00", "r00c01"])
+    lake.write("city_alignment", made.rows, city="town")
+    return made
 
 
 def test_a_neighbour_that_contradicts_the_positions_is_not_followed(lake: Lake, monkeypatch: pytest.MonkeyPatch):
@@ -298,9 +308,9 @@ def test_a_neighbour_that_contradicts_the_positions_is_not_followed(lake: Lake, 
     made = written(lake, map_box(lake, "town", "r00c00", OPTIONS))
     moved = made.cameras.assign(north_m=made.cameras.north_m + 15.0)
     east = BoxPartition(city="town", box="r00c01")
-    written(lake, replace(made, cameras=moved), east)
+    written(lake, replace(made, cameras=moved, note=made.note | {"held_to": ["r00c02/0"]}), east)
     here = Box(WHERE, lake.read("gps_db", None, **WHERE), lake.read("match_pairs", None, **WHERE), NOTE)
-    (neighbour,) = neighbours_of(lake, here)
+    (neighbour,) = settled_neighbours(lake, "town", "r00c00", set(here.images.image_id), here.frame)
     assert neighbour["name"] == "r00c01/0" and len(neighbour["image_ids"]) == 48
     priors = {f"{row['image_id']}.jpg": row for row in here.images.to_dict("records")}
     fixed = [joining.fixed_part(neighbour)]
