@@ -137,6 +137,26 @@ def choose_pairs(cameras: pd.DataFrame, rules: PairRules | None = None) -> pd.Da
     return _described(images, chosen, reasons)
 
 
+def tie_together(cameras: pd.DataFrame, pairs: pd.DataFrame, rules: PairRules | None = None) -> pd.DataFrame:
+    """The nearest pairs between groups of images that no chain of the given pairs connects, in the same form.
+
+    Args:
+        cameras: as for :func:`choose_pairs`.
+        pairs: chosen pairs among them.
+        rules: how many, and how far.
+    """
+    rules = rules or PairRules()
+    images = _Images.of(cameras)
+    if images.n < 2:
+        return _described(images, np.zeros(0, np.int64), np.zeros(0, np.int8))
+    number = pd.Series(np.arange(images.n), index=pd.Index(images.ids, dtype=object))
+    a, b = (number.reindex(pairs[side].astype(object)).to_numpy(np.int64) for side in ("image_id_a", "image_id_b"))
+    known = _unique(a, b, images.n)
+    cells = rings.Cells.of(images.xy, rules.bridge_m)
+    more = _without(_unique(*_bridge_pairs(cells, images, known, rules), images.n), known)
+    return _described(images, more, np.full(len(more), REASONS.index("bridge"), np.int8))
+
+
 def describe_pairs(cameras: pd.DataFrame, pairs: Iterable[tuple[str, str]], reason: str) -> pd.DataFrame:
     """Listed pairs in the form of :func:`choose_pairs`, each once and sorted; pairs within a frame are left out.
 

@@ -29,8 +29,9 @@ def expand(
 ) -> pd.DataFrame:
     """Propose one round of new pairs.
 
-    A proposal is as strong as the weaker of its two pairs, by inliers, over the best B. The strongest come first
-    until an image has ``expansion_per_image`` or the allowance of the expansion is spent.
+    At the border that is a pair across it, for an image of few matches any pair. A proposal is as strong as the weaker
+    of its two pairs, by inliers, over the best B. The strongest come first until an image has ``expansion_per_image``
+    or the allowance of the expansion is spent; pairs across the border may take the share of the images there.
 
     Args:
         cameras: as :func:`~geo_assets.reconstruct.candidates.choose_pairs` takes them, and, if there,
@@ -49,13 +50,16 @@ def expand(
     n = len(cameras)
     numbers = pd.Series(np.arange(n), index=cameras.image_id.astype(object))
     spent = int(np.count_nonzero(pairs["round"].to_numpy(int) > 0)) if "round" in pairs else 0
-    room = int(rules.max_pairs_per_image * rules.expansion_share * n) - spent
     sound = pairs.verified.astype(bool) & (pairs.quarantine.isna() if "quarantine" in pairs else True)
     both = pairs.image_id_a.isin(numbers.index) & pairs.image_id_b.isin(numbers.index)
     known = _numbered(pairs[both], numbers)
     verified = _numbered(pairs[both & sound], numbers)
     degree = np.bincount(verified.ravel(), minlength=n)
-    eligible = _at_border(cameras, pairs) | (degree < rules.expansion_degree)
+    weak = degree < rules.expansion_degree
+    border = _at_border(cameras, pairs) & ~weak
+    eligible = border | weak
+    share = rules.max_pairs_per_image * rules.expansion_share
+    room = int(share * n) - spent
     strong = pairs[both & sound & (pairs.n_inliers >= rules.expansion_inliers) & pairs.geometry.isin(STRONG_GEOMETRIES)]
     a, c, strength = _two_steps(_numbered(strong, numbers), strong.n_inliers.to_numpy(np.int64), eligible)
     listed = zip(tried.image_id_a, tried.image_id_b, strict=True) if isinstance(tried, pd.DataFrame) else tried
@@ -66,11 +70,19 @@ def expand(
     if "frame_id" in cameras:
         frame = cameras.frame_id.to_numpy(float, na_value=np.nan)
         new &= ~(frame[a] == frame[c])
+    if "home_box" in cameras:
+        home = cameras.home_box.to_numpy(object)
+        new &= (home[a] != home[c]) | weak[a] | weak[c]
     a, c, strength, distance = a[new], c[new], strength[new], distance[new]
     order = np.lexsort((c, a, distance, -strength))
-    kept = _first_of_each(a[order], c[order], n, rules.expansion_per_image, max(room, 0))
+    a, c = a[order], c[order]
+    # Borders may not use up what weak images need: each image there adds its own share alone.
+    for_border = ~(weak[a] | weak[c])
+    within = ~for_border | (np.cumsum(for_border) <= max(int(share * np.count_nonzero(border)) - spent, 0))
+    a, c = a[within], c[within]
+    kept = _first_of_each(a, c, n, rules.expansion_per_image, max(room, 0))
     ids = cameras.image_id.to_numpy(object)
-    return describe_pairs(cameras, zip(ids[a[order][kept]], ids[c[order][kept]], strict=True), "expansion")
+    return describe_pairs(cameras, zip(ids[a[kept]], ids[c[kept]], strict=True), "expansion")
 
 
 _AXES = ("east_m", "north_m")

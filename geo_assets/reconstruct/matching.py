@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import KDTree
 
+from geo_assets.geodesy import LocalFrame
+from geo_assets.grid import touching
 from geo_assets.lake import Lake
 from geo_assets.reconstruct.candidates import (
     REASONS,
@@ -19,8 +21,10 @@ from geo_assets.reconstruct.candidates import (
     choose_pairs,
     describe_pairs,
     pair_lines,
+    tie_together,
 )
 from geo_assets.reconstruct.expansion import expand
+from geo_assets.reconstruct.frames import between_frames
 from geo_assets.reconstruct.graph import components
 from geo_assets.reconstruct.quarantine import quarantine
 from geo_assets.reconstruct.results import PairResults
@@ -38,6 +42,11 @@ VOCABULARY_PARTNERS = 5
 
 _SIDES = ["image_id_a", "image_id_b"]
 _SHOWN = 20
+_PLACE = ["east_m", "north_m", "up_m"]
+_PLANNED = [
+    *("image_id", "sequence_id", "heading_deg", "captured_at", "sigma_xy_m", "frame_id", "camera_model", "home_box"),
+    *_PLACE,
+]
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,8 @@ def match_box(
         return Matched(empty, pair_figures(cameras, empty))
     say, rules = log or (lambda _: None), PairRules.of(options)
     with PairResults(lake, city, box, usable, options, say) as results:
-        chosen = _with_boxes(_chosen(usable, rules, options, results), usable).assign(round=0)
+        planned = _planned(usable, surroundings(lake, city, box, usable, rules.wide_m), rules)
+        chosen = _with_boxes(_with_alike(planned, usable, options, results), usable).assign(round=0)
         check_budget(chosen, len(usable), rules, box=box)
         pairs = _settled(chosen, results)
         usable["at_border"] = at_border(usable, box, options.margin_m)
@@ -93,9 +103,47 @@ def match_box(
     return Matched(frame, pair_figures(cameras, frame) | _work_figures(frame, results))
 
 
-def _chosen(cameras: pd.DataFrame, rules: PairRules, options: Reconstruct, results: PairResults) -> pd.DataFrame:
-    """Pairs by place and, if asked for, by likeness."""
-    pairs = choose_pairs(cameras, rules)
+def surroundings(lake: Lake, city: str, box: str, cameras: pd.DataFrame, reach_m: float) -> pd.DataFrame:
+    """Images of the boxes around that lie beyond the margin, no further than ``reach_m`` from the box's own.
+
+    Returns:
+        The columns of ``gps_db`` that pairs are chosen by, places in the frame of the box [m].
+    """
+    frame = LocalFrame(*lake.note("gps_db", city=city, box=box)["origin"])
+    low, high = cameras[_PLACE].min() - reach_m, cameras[_PLACE].max() + reach_m
+    found: list[Any] = [cameras[_PLANNED].iloc[:0]]
+    for name in touching(box):
+        if name == box or not lake.has("gps_db", city=city, box=name):
+            continue
+        rows = lake.read("gps_db", [*_PLANNED, "n_keypoints"], city=city, box=name)
+        rows = pd.DataFrame(rows[(rows.n_keypoints > 0) & (rows.home_box == name)])
+        if rows.empty:
+            continue
+        source = LocalFrame(*lake.note("gps_db", city=city, box=name)["origin"])
+        rows[_PLACE] = between_frames(frame, source)(rows[_PLACE].to_numpy(float))
+        near = ((rows[_PLACE] >= low) & (rows[_PLACE] <= high))[["east_m", "north_m"]].all(axis=1)
+        found.append(rows.loc[near & ~rows.image_id.isin(cameras.image_id), _PLANNED])
+    return pd.concat([one for one in found if len(one)] or found, ignore_index=True).drop_duplicates("image_id")
+
+
+def _planned(cameras: pd.DataFrame, around: pd.DataFrame, rules: PairRules) -> pd.DataFrame:
+    """Pairs by place among a box's images.
+
+    They are chosen with the images around in view: an image spends its quotas in the same way in whichever box it
+    is looked at, so two boxes agree on the pairs across their border and the city pays for each once.
+    """
+    if around.empty:
+        return choose_pairs(cameras, rules)
+    both = pd.concat([pd.DataFrame(cameras[_PLANNED]), around], ignore_index=True)
+    pairs = choose_pairs(both, rules)
+    ours = set(cameras.image_id)
+    pairs = pd.DataFrame(pairs[pairs.image_id_a.isin(ours) & pairs.image_id_b.isin(ours)])
+    ties = tie_together(cameras, pairs, rules)  # a chain of pairs may have led through the boxes around
+    return pd.concat([pairs, ties], ignore_index=True).sort_values(_SIDES, ignore_index=True)
+
+
+def _with_alike(pairs: pd.DataFrame, cameras: pd.DataFrame, options: Reconstruct, results: PairResults) -> pd.DataFrame:
+    """The pairs, and if asked for, those that look alike."""
     if not options.vocabulary_tree:
         return pairs
     alike = describe_pairs(cameras, results.alike(VOCABULARY_PARTNERS), "vocabulary")

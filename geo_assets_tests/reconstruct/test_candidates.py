@@ -15,6 +15,7 @@ from geo_assets.reconstruct.candidates import (
     choose_pairs,
     describe_pairs,
     pair_lines,
+    tie_together,
 )
 from geo_assets.reconstruct.graph import components
 from geo_assets.reconstruct.matching import with_inliers
@@ -354,3 +355,12 @@ def test_listed_pairs_are_described_once():
 
 def test_pair_lists_as_colmap_reads_them():
     assert pair_lines(choose_pairs(drive(2))) == "a0000.jpg a0001.jpg\n"
+
+
+def test_groups_that_no_chain_of_pairs_connects_are_tied_together():
+    frame = pd.concat([drive(10), drive(10, north_m=80, sequence="b")])
+    apart = choose_pairs(frame).query("image_id_a.str[0] == image_id_b.str[0]")
+    ties = tie_together(frame, apart)
+    assert len(ties) and set(ties.reason) == {"bridge"}
+    assert {(a[0], b[0]) for a, b in as_set(ties)} == {("a", "b")}
+    assert tie_together(frame, pd.concat([apart, ties])).empty

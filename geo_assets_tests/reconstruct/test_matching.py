@@ -19,7 +19,7 @@ import pytest
 from geo_assets.errors import GeoAssetsError, ReconstructionError
 from geo_assets.lake import Lake
 from geo_assets.reconstruct import matching, results
-from geo_assets.reconstruct.candidates import describe_pairs
+from geo_assets.reconstruct.candidates import PairRules, choose_pairs, describe_pairs
 from geo_assets.reconstruct.databases import pair_rows
 from geo_assets.reconstruct.stage import StepAnswer, run_step
 from geo_assets.settings import Reconstruct
@@ -230,7 +230,7 @@ def test_impossible_pairs_are_verified_but_kept_apart(tmp_path: Path):
     lake = Lake(tmp_path)
     frame = write_street(lake, Street(6))
     frame.loc[frame.image_id == "i005", "east_m"] = 220.0  # what it sees says that it stands 20 m along the street
-    lake.write("gps_db", frame, city="demo", box="r00c00")
+    lake.write("gps_db", frame, note=lake.note("gps_db", **WHERE), **WHERE)
     matched = match(lake)
     impossible = matched.frame[matched.frame.quarantine.notna()]
     assert len(impossible) and impossible.verified.all() and set(impossible.image_id_b) == {"i005"}
@@ -239,6 +239,23 @@ def test_impossible_pairs_are_verified_but_kept_apart(tmp_path: Path):
     listed = lake.get_bytes(lake.key("matches", "pairs_quarantine.txt", **WHERE)).decode().splitlines()
     assert listed == [f"{a}.jpg {b}.jpg" for a, b in zip(impossible.image_id_a, impossible.image_id_b, strict=True)]
     assert matched.figures["n_in_largest_component"] <= 6
+
+
+def test_boxes_agree_on_the_pairs_at_their_border(tmp_path: Path):
+    lake = Lake(tmp_path)
+    n = 40
+    street = Street(n, homes=["r00c00"] * 20 + ["r00c01"] * 20)
+    west = write_street(lake, street, only=range(24))
+    write_street(lake, street, only=range(16, n), box="r00c01")
+    rules = PairRules()
+    around = matching.surroundings(lake, "demo", "r00c00", west, rules.wide_m)
+    assert sorted(around.image_id) == [f"i{k:03d}" for k in range(24, n)]
+    planned = matching._planned(west, around, rules)
+    one_city = pd.concat([west[around.columns], around], ignore_index=True)
+    both_here = choose_pairs(one_city, rules).query("image_id_a < 'i024' and image_id_b < 'i024'")
+    pairs = {tuple(pair) for pair in planned[["image_id_a", "image_id_b"]].to_numpy()}
+    assert pairs == {tuple(pair) for pair in both_here[["image_id_a", "image_id_b"]].to_numpy()}
+    assert len(pairs) < len(choose_pairs(west, rules))  # in view of its margin alone, a box would choose more
 
 
 # -- a run that is cut short ------------------------------------------------------------------------------------
