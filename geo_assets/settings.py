@@ -72,6 +72,9 @@ class City(_Part):
         default=None,
         description="folder of PNG masks (0: ignored) named by image, sequence or camera: 123.png, <sequence>.png, <make> <model>.png",
     )
+    pairs: Path | None = Field(
+        default=None, description="COLMAP pair list of your own: two image names a line, matched beside the chosen ones"
+    )
     splats: dict[str, Any] = Field(default={}, description="settings of the section splats that differ for this city")
 
     @field_validator("bbox")
@@ -137,7 +140,10 @@ class Reconstruct(_Part):
         default=1.0, ge=0, description="of a vehicle that stands or crawls, one image each so many metres [m]"
     )
     rings_m: tuple[float, ...] = Field(default=(6.0, 15.0, 30.0, 60.0), description="outer radii of the rings [m]")
-    ring_quotas: tuple[int, ...] = Field(default=(4, 8, 6, 4), description="most partners of an image in each ring")
+    ring_quotas: tuple[int, ...] = Field(
+        default=(4, 8, 6, 4),
+        description="most partners of an image in each ring; what a ring leaves over goes to the next",
+    )
     max_pairs_per_image: float = Field(default=20.0, gt=0, description="budget of pairs, as a mean over the images")
     expansion_rounds: int = Field(default=2, ge=0, description="rounds of pairs of pairs at the border of a box")
     vocabulary_tree: bool = Field(default=False, description="also match the most similar images by a vocabulary tree")
@@ -344,7 +350,9 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
 
 
 def _anchored_city(city: City, folder: Path) -> City:
-    paths = {k: (folder / v).absolute() for k in ("photos", "aoi", "masks") if (v := getattr(city, k)) is not None}
+    paths = {
+        k: (folder / v).absolute() for k in ("photos", "aoi", "masks", "pairs") if (v := getattr(city, k)) is not None
+    }
     strata = city.select.strata
     select = city.select if strata is None else city.select.model_copy(update={"strata": (folder / strata).absolute()})
     return city.model_copy(update={**paths, "select": select})

@@ -344,7 +344,7 @@ given_cluster   string   id of the provider's reconstruction that the given pose
         """
 image_id_a      string   id of the first image
 image_id_b      string   id of the second image
-reason          string   why the pair was chosen: ring, sequence, degree, bridge, expansion or vocabulary
+reason          string   why the pair was chosen: ring, sequence, degree, bridge, expansion, vocabulary or listed
 distance_m      float    distance of the prior positions [m]
 heading_difference_deg float  difference of the headings, 0 to 180 [deg]
 n_matches       int      putative matches

@@ -81,7 +81,9 @@ def match_pairs(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
 
     with failures():
         images = store.read("gps_db", **key.partition)
-        matched = matching.match_box(store, key.city, key.box, load().reconstruct, context.log.info)
+        matched = matching.match_box(
+            store, key.city, key.box, load().reconstruct, context.log.info, listed=key.place.pairs
+        )
         facts = store.write("match_pairs", matched.frame, **key.partition)
     shown = _pair_pictures(store, key, images, matched.frame) if len(matched.frame) else {}
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(matched.figures) | shown)

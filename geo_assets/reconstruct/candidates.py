@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from geo_assets.errors import ConfigError, ReconstructionError
+from geo_assets.errors import ConfigError, ReconstructionError, SourceError
 from geo_assets.reconstruct import rings
 from geo_assets.settings import Reconstruct
 
@@ -24,7 +25,7 @@ Array = npt.NDArray[Any]
 SPHERICAL = "EQUIRECTANGULAR"
 """COLMAP's camera model that sees all around."""
 
-REASONS = ("ring", "sequence", "degree", "bridge", "expansion", "vocabulary")
+REASONS = ("ring", "sequence", "degree", "bridge", "expansion", "vocabulary", "listed")
 _CHUNK = 1_000_000  # pairs described at a time
 _UNKNOWN_TIME = np.iinfo(np.int64).min  # numpy's "not a time" as a number
 
@@ -176,6 +177,31 @@ def pair_lines(pairs: pd.DataFrame, suffix: str = ".jpg") -> str:
     return "".join(f"{a}{suffix} {b}{suffix}\n" for a, b in zip(pairs.image_id_a, pairs.image_id_b, strict=True))
 
 
+def read_pair_list(path: Path) -> list[tuple[str, str]]:
+    """The image ids of a COLMAP pair list: two names a line, with or without ``.jpg``; ``#`` begins a comment.
+
+    Raises:
+        SourceError: the file cannot be read, or a line does not hold two names.
+    """
+    try:
+        lines = path.read_text(encoding="utf8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(
+            f"The pair list {path} cannot be read: {error}. Give a text file, two image names a line."
+        ) from None
+    pairs = []
+    for number, line in enumerate(lines, start=1):
+        names = line.partition("#")[0].split()
+        if not names:
+            continue
+        if len(names) != 2:
+            raise SourceError(
+                f"{path}, line {number}: '{line.strip()}' does not hold two image names, as in '12.jpg 34.jpg'."
+            )
+        pairs.append((names[0].removesuffix(".jpg"), names[1].removesuffix(".jpg")))
+    return pairs
+
+
 def angle_between_deg(a: Array, b: Array) -> Array:
     """Difference of two directions, 0 to 180 [deg]; not a number where one is unknown."""
     return np.abs((a - b + 180) % 360 - 180)
@@ -187,7 +213,7 @@ def check_budget(pairs: pd.DataFrame, n_images: int, rules: PairRules, *, box: s
     Per image of the box and its margin: ``max_pairs_per_image`` for pairs of round 0 whose images lie in one box;
     with those across a border ``fringe_share`` more; for pairs of later rounds ``expansion_share`` of it. A pair
     across a border is matched by its owner and copied by the other, so a city pays for it once: with ``box`` the
-    pairs that another box owns do not count here.
+    pairs that another box owns do not count here. Nor do pairs of a user's own list: who lists them wants them.
 
     Args:
         pairs: ``reason``, ``distance_m`` and, where there, ``round``, ``fringe`` and ``owner``.
@@ -202,6 +228,7 @@ def check_budget(pairs: pd.DataFrame, n_images: int, rules: PairRules, *, box: s
         ReconstructionError: over budget; the message names the ring or reason that is furthest over its share.
     """
     n, most = max(n_images, 1), rules.max_pairs_per_image
+    pairs = pd.DataFrame(pairs[pairs.reason != "listed"])
     none = np.zeros(len(pairs), bool)
     later = pairs["round"].to_numpy(int) > 0 if "round" in pairs else none
     fringe = pairs["fringe"].to_numpy(bool) if "fringe" in pairs else none

@@ -21,6 +21,7 @@ from geo_assets.reconstruct.candidates import (
     choose_pairs,
     describe_pairs,
     pair_lines,
+    read_pair_list,
     tie_together,
 )
 from geo_assets.reconstruct.expansion import expand
@@ -58,7 +59,13 @@ class Matched:
 
 
 def match_box(
-    lake: Lake, city: str, box: str, options: Reconstruct, log: Callable[[str], None] | None = None
+    lake: Lake,
+    city: str,
+    box: str,
+    options: Reconstruct,
+    log: Callable[[str], None] | None = None,
+    *,
+    listed: Path | None = None,
 ) -> Matched:
     """Choose the pairs of a box, match and verify them, and publish database and pair lists under ``files/matches``.
 
@@ -71,8 +78,10 @@ def match_box(
         box: name of the box.
         options: settings of the room.
         log: gets lines of progress.
+        listed: a user's own pair list; what it names of other boxes is passed over.
 
     Raises:
+        SourceError: the pair list cannot be read.
         GeoAssetsError: ``gps_db`` of the box is not there, or there are more pairs than the budget allows.
         ReconstructionError: COLMAP failed, or the database of ``gps_db`` is damaged or held by another program.
     """
@@ -84,7 +93,7 @@ def match_box(
     say, rules = log or (lambda _: None), PairRules.of(options)
     with PairResults(lake, city, box, usable, options, say) as results:
         planned = _planned(usable, surroundings(lake, city, box, usable, rules.wide_m), rules)
-        chosen = _with_boxes(_with_alike(planned, usable, options, results), usable).assign(round=0)
+        chosen = _with_boxes(_with_asked_for(planned, usable, options, results, listed), usable).assign(round=0)
         check_budget(chosen, len(usable), rules, box=box)
         pairs = _settled(chosen, results)
         usable["at_border"] = at_border(usable, box, options.margin_m)
@@ -142,12 +151,18 @@ def _planned(cameras: pd.DataFrame, around: pd.DataFrame, rules: PairRules) -> p
     return pd.concat([pairs, ties], ignore_index=True).sort_values(_SIDES, ignore_index=True)
 
 
-def _with_alike(pairs: pd.DataFrame, cameras: pd.DataFrame, options: Reconstruct, results: PairResults) -> pd.DataFrame:
-    """The pairs, and if asked for, those that look alike."""
-    if not options.vocabulary_tree:
-        return pairs
-    alike = describe_pairs(cameras, results.alike(VOCABULARY_PARTNERS), "vocabulary")
-    return pd.concat([pairs, alike], ignore_index=True).drop_duplicates(_SIDES, ignore_index=True)
+def _with_asked_for(
+    pairs: pd.DataFrame, cameras: pd.DataFrame, options: Reconstruct, results: PairResults, listed: Path | None
+) -> pd.DataFrame:
+    """The pairs with those that look alike and those of the user's list, if asked for."""
+    found = [pairs]
+    if options.vocabulary_tree:
+        found.append(describe_pairs(cameras, results.alike(VOCABULARY_PARTNERS), "vocabulary"))
+    if listed is not None:
+        ours = set(cameras.image_id)
+        named = ((a, b) for a, b in read_pair_list(listed) if a != b and {a, b} <= ours)
+        found.append(describe_pairs(cameras, named, "listed"))
+    return pd.concat(found, ignore_index=True).drop_duplicates(_SIDES, ignore_index=True)
 
 
 def at_border(cameras: pd.DataFrame, box: str, margin_m: float) -> pd.Series:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geo_assets.errors import GeoAssetsError, ReconstructionError
+from geo_assets.errors import GeoAssetsError, ReconstructionError, SourceError
 from geo_assets.lake import Lake
 from geo_assets.reconstruct import matching, results
 from geo_assets.reconstruct.candidates import PairRules, choose_pairs, describe_pairs
@@ -241,6 +241,21 @@ def test_impossible_pairs_are_verified_but_kept_apart(tmp_path: Path):
     assert matched.figures["n_in_largest_component"] <= 6
 
 
+def test_a_list_of_your_own_is_matched_beside_the_chosen_pairs(tmp_path: Path):
+    lake = Lake(tmp_path)
+    write_street(lake, Street(12, step_m=30.0))
+    chosen = match(lake).frame
+    listed = tmp_path / "pairs.txt"
+    listed.write_text("# mine\ni000.jpg i011.jpg\ni011 i000\n\ni001.jpg elsewhere.jpg\ni003.jpg i003.jpg\n")
+    frame = matching.match_box(lake, "demo", "r00c00", OPTIONS, listed=listed).frame
+    mine = frame[frame.reason == "listed"]
+    assert list(zip(mine.image_id_a, mine.image_id_b, strict=True)) == [("i000", "i011")]
+    assert len(frame) == len(chosen) + 1
+    listed.write_text("i000.jpg i001.jpg i002.jpg\n")
+    with pytest.raises(SourceError, match=r"pairs.txt, line 1: .* two image names"):
+        matching.match_box(lake, "demo", "r00c00", OPTIONS, listed=listed)
+
+
 def test_boxes_agree_on_the_pairs_at_their_border(tmp_path: Path):
     lake = Lake(tmp_path)
     n = 40
@@ -251,7 +266,7 @@ def test_boxes_agree_on_the_pairs_at_their_border(tmp_path: Path):
     around = matching.surroundings(lake, "demo", "r00c00", west, rules.wide_m)
     assert sorted(around.image_id) == [f"i{k:03d}" for k in range(24, n)]
     planned = matching._planned(west, around, rules)
-    one_city = pd.concat([west[around.columns], around], ignore_index=True)
+    one_city = pd.concat([pd.DataFrame(west[around.columns]), around], ignore_index=True)
     both_here = choose_pairs(one_city, rules).query("image_id_a < 'i024' and image_id_b < 'i024'")
     pairs = {tuple(pair) for pair in planned[["image_id_a", "image_id_b"]].to_numpy()}
     assert pairs == {tuple(pair) for pair in both_here[["image_id_a", "image_id_b"]].to_numpy()}
