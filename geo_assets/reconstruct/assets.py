@@ -45,7 +45,7 @@ def _outside(store: Lake, key: BoxKey, *tables: str) -> dg.MaterializeResult:
     pool="colmap",
     kinds={"python"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
 )
 def gps_db(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """COLMAP database of the box and its margin: features of each image and its GPS pose prior with covariance."""
@@ -70,7 +70,7 @@ def gps_db(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Material
     pool="colmap",
     kinds={"python"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
 )
 def match_pairs(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Pairs of images worth matching, the reason of each, and the matches that agree with a two-view geometry."""
@@ -96,7 +96,7 @@ def match_pairs(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
     pool="colmap",
     kinds={"python"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
 )
 def sparse_models(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """COLMAP models of the box in metres, east-north-up, at their true place; one row a component."""

@@ -100,7 +100,9 @@ def headings_deg(images: pd.DataFrame) -> pd.Series:
     each side, and only where they span five metres.
     """
     travel = pd.Series(np.nan, index=images.index)
-    for _, run in images.sort_values(["captured_at", "image_id"], kind="stable").groupby("sequence_id", sort=True):
+    # Photos of a folder that say no time were at least numbered in order.
+    order = [column for column in ("captured_at", "source_path", "image_id") if column in images]
+    for _, run in images.sort_values(order, kind="stable").groupby("sequence_id", sort=True):
         xy = run[["east_m", "north_m"]].to_numpy(float)
         at = np.arange(len(run))
         step = xy[np.minimum(at + _TRAVEL_STEPS, len(run) - 1)] - xy[np.maximum(at - _TRAVEL_STEPS, 0)]

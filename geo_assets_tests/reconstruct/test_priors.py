@@ -150,3 +150,20 @@ def test_turning_a_camera():
     quarter = Rotation.from_euler("z", 90, degrees=True)
     assert turned(None, np.eye(3)) is None
     assert np.allclose(turned([0.0, 0.0, 0.1], quarter.as_matrix()) or [], [0, 0, 0.1 + np.pi / 2])
+
+
+def test_photos_without_a_time_travel_in_the_order_of_their_names():
+    n = 8
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"hash{(k * 5) % n}" for k in range(n)],
+            "source_path": [f"drive/{k:03d}.jpg" for k in range(n)],
+            "sequence_id": "drive",
+            "captured_at": pd.Series([pd.NaT] * n, dtype="datetime64[ns, UTC]"),
+            "east_m": np.arange(n) * 6.0,
+            "north_m": 0.0,
+            "compass_deg": np.nan,
+            "computed_compass_deg": np.nan,
+        }
+    )
+    assert headings_deg(frame).tolist() == pytest.approx([90.0] * n)
