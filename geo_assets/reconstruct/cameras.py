@@ -113,4 +113,7 @@ def _intrinsics(width: int, height: int, kind: str, parameters: pd.Series) -> tu
     if not given:
         return "SIMPLE_RADIAL", [FOCAL_GUESS * longer, *middle, 0.0], False
     focal, k1, k2 = (float(v) for v in np.median(np.array(given), axis=0))
+    if kind != FISHEYE and k1 == k2 == 0:
+        # A focal length alone, from EXIF: two free coefficients would bend each other and the focal length away.
+        return "SIMPLE_RADIAL", [focal * longer, *middle, 0.0], True
     return "RADIAL_FISHEYE" if kind == FISHEYE else "RADIAL", [focal * longer, *middle, k1, k2], True

@@ -35,9 +35,10 @@ def test_one_camera_for_each_sequence_size_and_kind():
             {"sequence_id": "b"},
             {"sequence_id": "b", "width": 300, "height": 400, "camera_parameters": []},
             {"kind": "fisheye", "camera_parameters": [0.5, 0.01, 0.02]},
+            {"sequence_id": "c", "camera_parameters": [0.9, 0.0, 0.0]},
         )
     )
-    assert frame.camera_id.nunique() == 4 and frame.camera_id[0] == frame.camera_id[1]
+    assert frame.camera_id.nunique() == 5 and frame.camera_id[0] == frame.camera_id[1]
     assert (frame.rig_id == frame.camera_id).all()
     known, guessed, fisheye = frame.iloc[0], frame.iloc[2], frame.iloc[4]
     assert known.camera_model == "RADIAL" and known.known_focal
@@ -46,6 +47,9 @@ def test_one_camera_for_each_sequence_size_and_kind():
     assert guessed.parameters == pytest.approx([0.85 * 400, 200, 150, 0])
     assert fisheye.camera_model == "RADIAL_FISHEYE"
     assert fisheye.parameters == pytest.approx([0.5 * 400, 200, 150, 0.01, 0.02])
+    focal_alone = frame.iloc[5]
+    assert focal_alone.camera_model == "SIMPLE_RADIAL" and focal_alone.known_focal
+    assert focal_alone.parameters == pytest.approx([0.9 * 400, 200, 150, 0])
 
 
 def test_a_camera_has_the_same_id_whatever_else_is_in_the_box():
