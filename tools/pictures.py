@@ -48,12 +48,12 @@ def webserver() -> Iterator[str]:
 
 def asset_graph(target: Path) -> None:
     """The asset graph as the UI shows it."""
-    with webserver() as address, open_page(2200, 1500) as (page, _):
+    with webserver() as address, open_page(2200, 2900) as (page, _):
         page.goto(f"{address}/asset-groups", wait_until="load", timeout=120_000)
         with contextlib.suppress(Exception):  # the greeting of a new instance
             page.get_by_role("button", name="Skip").click(timeout=15_000)
         page.wait_for_timeout(2_000)
-        page.mouse.click(1500, 1450)
+        page.mouse.click(1500, 2850)
         page.keyboard.press("Alt+e")  # unfolds the groups
         page.wait_for_timeout(6_000)
         page.screenshot(path=str(target))
