@@ -210,7 +210,8 @@ def model(
     settings = load()
     settings.city(city)
     lake = Lake(settings.lake)
-    chosen: list[str | None] = [None] if whole else list(boxes or boxes_with_models(lake, city, component))
+    named = [settings.box(city, box) for box in boxes]
+    chosen: list[str | None] = [None] if whole else list(named or boxes_with_models(lake, city, component))
     if not chosen:
         raise GeoAssetsError(
             f"No box of {city} has a component {component}. Make models: "

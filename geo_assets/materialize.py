@@ -110,8 +110,7 @@ class Materializer:
     ) -> None:
         grid = self.settings.city(city).grid
         for box in boxes:
-            if box not in grid:
-                raise ConfigError(f"{city} has no box {box}; its grid is {grid.rows} rows by {grid.columns} columns.")
+            self.settings.box(city, box)
         renewed = set() if only_missing else selected
         targets = list(boxes) or list(grid)
         for stage, assets in enumerate(stages := self._stages(wanted)):

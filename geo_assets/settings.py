@@ -234,6 +234,17 @@ class Settings(BaseSettings):
             )
         return self.cities[name]
 
+    def box(self, city: str, name: str) -> str:
+        """The name of a box that the city has.
+
+        Raises:
+            ConfigError: no such city, or no such box.
+        """
+        grid = self.city(city).grid
+        if name not in grid:
+            raise ConfigError(f"{city} has no box {name}; its grid is {grid.rows} rows by {grid.columns} columns.")
+        return name
+
     def splats_of(self, city: str) -> Splats:
         """How the splats of a city are trained: the section splats, with what differs for the city.
 

@@ -29,6 +29,20 @@ def test_a_city_is_written_and_read_back_with_its_origin(tmp_path: Path) -> None
     assert len(settings.city("san_francisco").grid) == 870
 
 
+def test_a_box_that_the_city_does_not_have_is_refused() -> None:
+    assert load().box("demo", "r01c00") == "r01c00"
+    with pytest.raises(ConfigError, match="demo has no box r02c00; its grid is 2 rows by 2 columns"):
+        load().box("demo", "r02c00")
+
+
+def test_relative_paths_of_a_city_begin_at_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "geo_assets.toml").write_text(
+        '[cities.x]\nbbox = [4.0, 52.0, 4.01, 52.01]\nmasks = "masks"\npairs = "pairs.txt"\n'
+    )
+    city = load().city("x")
+    assert (city.masks, city.pairs) == (tmp_path / "masks", tmp_path / "pairs.txt")
+
+
 def test_names_of_boxes_do_not_move_when_the_city_grows(tmp_path: Path) -> None:
     add_city("x", City(bbox=(4.0, 52.0, 4.01, 52.01)))
     before = load().city("x").grid.bounds("r01c01")
