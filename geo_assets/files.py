@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,26 @@ def replacing(path: Path, *, sync_folder: bool = True) -> Iterator[IO[bytes]]:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def fresh_folder(path: Path) -> Path:
+    """An empty folder at ``path``, whatever was there."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def put_in_place(staged: Path, folder: Path) -> None:
+    """Put a finished folder beside ``folder`` in its place; what stood there goes when the new one is there."""
+    for path in staged.rglob("*"):
+        if path.is_file():
+            sync(path)
+    retired = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.old")
+    if folder.exists():
+        folder.rename(retired)
+    staged.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
 from geo_assets.errors import ConfigError, GeoAssetsError
-from geo_assets.files import replacing, sync
+from geo_assets.files import put_in_place, replacing, sync
 from geo_assets.tables import TABLES, Table, to_pandas
 
 if TYPE_CHECKING:
@@ -216,14 +216,7 @@ class Lake:
         staged = Path(f"{target}.{uuid.uuid4().hex[:8]}.tmp")
         staged.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder, staged)
-        for path in staged.rglob("*"):
-            if path.is_file():
-                sync(path)
-        retired = Path(f"{target}.{uuid.uuid4().hex[:8]}.old")
-        if Path(target).exists():
-            Path(target).rename(retired)
-        staged.rename(target)
-        shutil.rmtree(retired, ignore_errors=True)
+        put_in_place(staged, Path(target))
 
     @contextlib.contextmanager
     def local(self, key: str) -> Iterator[Path]:

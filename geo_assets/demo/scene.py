@@ -7,6 +7,7 @@ axes of the street frame, which is the world turned by ``STREET_DEG`` about the 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -133,7 +134,6 @@ class _Thing:
 def build_scene(seed: int = 7) -> Scene:
     """The scene of a seed: the same seed gives the same bytes."""
     from geo_assets.demo import textures
-    from geo_assets.demo.raycast import pyramid
 
     rng = np.random.default_rng(seed)
     things = [*_houses(rng), *_street_furniture(rng)]
@@ -151,6 +151,13 @@ def build_scene(seed: int = 7) -> Scene:
         for face in range(6):
             faces[i, face] = len(pictures)
             pictures.append(_cover(rng, thing, face))
+    return Scene(boxes.astype(np.float32), faces, *flattened(pictures))
+
+
+def flattened(pictures: Sequence[npt.NDArray[np.uint8]]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The pictures and their halvings as ``texels`` and ``layout`` of a :class:`Scene`."""
+    from geo_assets.demo.raycast import pyramid
+
     starts, shapes, flat, at = [], [], [], 0
     for picture in pictures:
         for level in pyramid(picture):
@@ -159,7 +166,7 @@ def build_scene(seed: int = 7) -> Scene:
             flat.append(level.reshape(-1, 3))
             at += len(flat[-1])
     layout = np.column_stack([starts, shapes]).reshape(len(pictures), -1, 3).astype(np.int64)
-    return Scene(boxes.astype(np.float32), faces, np.concatenate(flat), layout)
+    return np.concatenate(flat), layout
 
 
 def _cover(rng: np.random.Generator, thing: _Thing, face: int) -> npt.NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from geo_assets.demo.scene import Camera, _cover, _Thing
+from geo_assets.demo.scene import Camera, _cover, _Thing, flattened
 
 BLOCK_M = 120.0
 _HALF_M, _FRONT_M, _BACK_M, _NICHE_M = BLOCK_M / 2, 6.0, 16.0, 9.0
@@ -51,8 +51,6 @@ class Street:
 
 def street(seed: int, block: int) -> Street:
     """What is seen from a block: itself and the blocks at both of its ends. The same seed gives the same bytes."""
-    from geo_assets.demo.raycast import pyramid
-
     parts = [_block(seed, number) for number in (block - 1, block, block + 1)]
     shift = np.array([[1, 1, 0, 0, 0, 0]]) * BLOCK_M
     boxes = np.concatenate([extents + (k - 1) * shift for k, (extents, _, _) in enumerate(parts)])
@@ -60,15 +58,7 @@ def street(seed: int, block: int) -> Street:
     # The ray caster looks for the ground beside the strip in texture 1: here it is seen through slits only.
     pictures = [ground, np.full((1, 1, 3), 90, np.uint8), *(cover for _, _, covers in parts for cover in covers)]
     faces = 2 + np.arange(6 * len(boxes)).reshape(-1, 6)
-    starts, shapes, flat, at = [], [], [], 0
-    for picture in pictures:
-        for level in pyramid(picture):
-            starts.append(at)
-            shapes.append(level.shape[:2])
-            flat.append(level.reshape(-1, 3))
-            at += len(flat[-1])
-    layout = np.column_stack([starts, shapes]).reshape(len(pictures), -1, 3).astype(np.int64)
-    return Street(boxes.astype(np.float32), faces, np.concatenate(flat), layout, 1.5 * BLOCK_M)
+    return Street(boxes.astype(np.float32), faces, *flattened(pictures), 1.5 * BLOCK_M)
 
 
 @functools.lru_cache(maxsize=4)

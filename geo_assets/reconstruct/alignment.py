@@ -1,7 +1,7 @@
 """All boxes of a city brought to one place together: how each box's models move, and what is left at the borders.
 
-A box is placed when it is mapped, by its positions and by the neighbours that are there by then. Once all are there,
-one fit over all of them spreads what is left of the disagreement, and uses the positions of the whole city.
+A box is placed when it is mapped, by its own positions, so neighbours may stand metres apart. Once all are there, one
+fit over all of them closes the borders and uses the positions of the whole city.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from geo_assets.reconstruct.frames import (
     Similarity,
     between_frames,
     quaternion_from_rotation,
+    roll_deg,
     rotation_from_quaternion,
 )
 from geo_assets.reconstruct.joint import FEW_SHARED, Part, disagreements, solve
 from geo_assets.tables import TABLES
-
-MAX_BORDER_M = 0.3
-"""Median disagreement at a border from which on a seam is seen."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +169,6 @@ def _priors(lake: Lake, city: str, box: str, frame: LocalFrame) -> pd.DataFrame:
 
 def _row(part: Part, similarity: Similarity, n_shared: int) -> dict[str, Any]:
     moved = similarity(part.centres)
-    offsets = (moved - part.priors)[part.has_prior]
-    levels = (part.rotations[:, 0] @ similarity.rotation.T)[:, 2]
     box, component = part.name.split("/")
     return {
         "box": box,
@@ -182,8 +178,8 @@ def _row(part: Part, similarity: Similarity, n_shared: int) -> dict[str, Any]:
         **dict(zip(_PLACE, similarity.translation.tolist(), strict=True)),
         "moved_m": float(np.median(np.linalg.norm(moved - part.centres, axis=1))),
         "n_shared": n_shared,
-        "gps_median_m": float(np.median(np.hypot(offsets[:, 0], offsets[:, 1]))) if len(offsets) else None,
-        "roll_deg": float(np.degrees(np.abs(np.arcsin(np.clip(levels, -1, 1)))).mean()),
+        "gps_median_m": part.gps_median_m(similarity),
+        "roll_deg": roll_deg(part.rotations @ similarity.rotation.T),
     }
 
 

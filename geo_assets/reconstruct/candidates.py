@@ -150,12 +150,17 @@ def tie_together(cameras: pd.DataFrame, pairs: pd.DataFrame, rules: PairRules | 
     images = _Images.of(cameras)
     if images.n < 2:
         return _described(images, np.zeros(0, np.int64), np.zeros(0, np.int8))
-    number = pd.Series(np.arange(images.n), index=pd.Index(images.ids, dtype=object))
-    a, b = (number.reindex(pairs[side].astype(object)).to_numpy(np.int64) for side in ("image_id_a", "image_id_b"))
+    a, b = numbered(pairs, pd.Series(np.arange(images.n), index=pd.Index(images.ids, dtype=object))).T
     known = _unique(a, b, images.n)
     cells = rings.Cells.of(images.xy, rules.bridge_m)
     more = _without(_unique(*_bridge_pairs(cells, images, known, rules), images.n), known)
     return _described(images, more, np.full(len(more), REASONS.index("bridge"), np.int8))
+
+
+def numbered(pairs: Any, numbers: pd.Series) -> Array:
+    """Numbers of both images of each pair, [m, 2], given by image id."""
+    ends = [numbers.reindex(pairs[f"image_id_{end}"].astype(object)).to_numpy(np.int64) for end in "ab"]
+    return np.column_stack(ends)
 
 
 def describe_pairs(cameras: pd.DataFrame, pairs: Iterable[tuple[str, str]], reason: str) -> pd.DataFrame:
@@ -325,14 +330,18 @@ def _codes(values: pd.Series) -> Array:
     return np.where(missing, len(known) + np.cumsum(missing), codes).astype(np.int32)
 
 
+def _partners(cells: rings.Cells, images: _Images, rules: PairRules, **how: Any) -> tuple[Array, Array]:
+    """Partners by place, of images as the rules see them; the rest is for :func:`rings.partners`."""
+    wide = images.sigma > rules.wide_sigma_m
+    return rings.partners(cells, images.sight_heading, images.sequence, images.frame, wide, **how)
+
+
 def _ring_pairs(cells: rings.Cells, images: _Images, rules: PairRules) -> tuple[Array, Array]:
     """Neighbours in each ring, nearest first, few of any one foreign sequence."""
-    return rings.partners(
+    return _partners(
         cells,
-        images.sight_heading,
-        images.sequence,
-        images.frame,
-        images.sigma > rules.wide_sigma_m,
+        images,
+        rules,
         rings_m=rules.rings_m,
         quotas=rules.quotas,
         per_foreign_sequence=rules.per_foreign_sequence,
@@ -377,12 +386,10 @@ def _degree_pairs(cells: rings.Cells, images: _Images, chosen: Array, rules: Pai
     """The nearest of any heading for images that have too few candidates."""
     a, b = _ends(chosen, images.n)
     poor = np.bincount(a, minlength=images.n) + np.bincount(b, minlength=images.n) < rules.min_degree
-    return rings.partners(
+    return _partners(
         cells,
-        images.sight_heading,
-        images.sequence,
-        images.frame,
-        images.sigma > rules.wide_sigma_m,
+        images,
+        rules,
         rings_m=(rules.repair_m,),
         quotas=(rules.min_degree,),
         per_foreign_sequence=rules.min_degree,

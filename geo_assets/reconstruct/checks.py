@@ -3,7 +3,6 @@
 import dagster as dg
 import pandas as pd
 
-from geo_assets.lake import BoxPartition
 from geo_assets.partitions import box_key, cities, city_boxes
 from geo_assets.reconstruct import quality
 from geo_assets.reconstruct.assets import city_alignment, gps_db, match_pairs, sparse_models
@@ -32,12 +31,6 @@ def _said(verdict: quality.Verdict) -> dg.AssetCheckResult:
 def share_verdict(models: pd.DataFrame) -> dg.AssetCheckResult:
     """The verdict on the share of a box's images that stand in placed models (rows of ``sparse_models``)."""
     return _said(quality.share_verdict(models))
-
-
-def _gate(name: str, lake: LakeResource, partition: BoxPartition) -> dg.AssetCheckResult:
-    """The verdict of one gate on the models of a box."""
-    models = lake.open().read("sparse_models", **partition)
-    return _said(quality.gates(models, load().reconstruct.gps_sigma_m)[name])
 
 
 @dg.asset_check(asset=gps_db, partitions_def=city_boxes)
@@ -75,60 +68,41 @@ def pairs_are_possible(context: dg.AssetCheckExecutionContext, lake: LakeResourc
     return _said(quality.pairs_verdict(len(images), pairs, load().reconstruct.max_pairs_per_image))
 
 
-@dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
-def registered_share(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """At least 80 % of the images of the box stand in placed models; below 60 % it is an error, not a warning."""
-    return _gate("registered_share", lake, box_key(context).partition)
+def _gate(name: str, meaning: str) -> dg.AssetChecksDefinition:
+    """The check of one gate on the models of a box."""
+
+    @dg.asset_check(asset=sparse_models, name=name, description=meaning, partitions_def=city_boxes)
+    def gate(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+        models = lake.open().read("sparse_models", **box_key(context).partition)
+        return _said(quality.gates(models, load().reconstruct.gps_sigma_m)[name])
+
+    return gate
 
 
-@dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
-def gps_residual(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """Half of the cameras stand within two GPS standard deviations of their positions: a model that drifts does not."""
-    return _gate("gps_residual", lake, box_key(context).partition)
-
-
-@dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
-def reprojection_error(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """The mean reprojection error of every placed model is at most 1.5 px."""
-    return _gate("reprojection_error", lake, box_key(context).partition)
-
-
-@dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
-def border_fits(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """Cameras shared with placed neighbours stand within 0.3 m of where these have them, by the median."""
-    return _gate("border_fits", lake, box_key(context).partition)
-
-
-@dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
-def cameras_are_level(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """The cameras of every placed model lean to the side by at most 3 degrees in the mean; more is a warning."""
-    return _gate("cameras_are_level", lake, box_key(context).partition)
-
-
-@dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
-def focal_lengths_hold(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """No camera's focal length came out more than 25 % off what was known; more is a warning."""
-    return _gate("focal_lengths_hold", lake, box_key(context).partition)
-
-
-@dg.asset_check(asset=sparse_models, partitions_def=city_boxes)
-def no_gap(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """No sequence has more than 50 m between two registered images with others missing; more is a warning."""
-    return _gate("no_gap", lake, box_key(context).partition)
+MODEL_GATES = {
+    "registered_share": "At least 80 % of the images of the box stand in placed models; below 60 % it is an error, not a warning.",
+    "gps_residual": "Half of the cameras stand within two GPS standard deviations of their positions: a model that drifts does not.",
+    "reprojection_error": "The mean reprojection error of every placed model is at most 1.5 px.",
+    "border_fits": "Cameras shared with aligned neighbours stand within 0.3 m of where these have them, by the median.",
+    "cameras_are_level": "The cameras of every placed model lean to the side by at most 3 degrees in the mean; more is a warning.",
+    "focal_lengths_hold": "No camera's focal length came out more than 25 % off what was known; more is a warning.",
+    "no_gap": "No sequence has more than 50 m between two registered images with others missing; more is a warning.",
+}
+"""What each gate of :func:`geo_assets.reconstruct.quality.gates` says."""
 
 
 @dg.asset_check(asset=city_alignment, partitions_def=cities)
 def borders_agree(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """After the joint fit every two boxes place the cameras they share within 0.3 m, by the median; more is a warning."""
-    from geo_assets.reconstruct.alignment import MAX_BORDER_M, worst_border_m
+    from geo_assets.reconstruct.alignment import worst_border_m
 
     borders = lake.open().read("border_disagreement", city=context.partition_key)
     worst = worst_border_m(borders)
-    return _verdict(worst <= MAX_BORDER_M, warn_only=True, worst_m=round(worst, 4), n_borders=len(borders))
+    return _verdict(worst <= quality.MAX_BORDER_M, warn_only=True, worst_m=round(worst, 4), n_borders=len(borders))
 
 
 CHECKS = (
     *(priors_are_sane, pairs_connect, pairs_are_possible),
-    *(registered_share, gps_residual, reprojection_error, border_fits),
-    *(cameras_are_level, focal_lengths_hold, no_gap, borders_agree),
+    *(_gate(name, meaning) for name, meaning in MODEL_GATES.items()),
+    borders_agree,
 )

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from geo_assets.reconstruct.candidates import PairRules, describe_pairs
+from geo_assets.reconstruct.candidates import PairRules, describe_pairs, numbered
 
 Array = npt.NDArray[Any]
 
@@ -52,8 +52,8 @@ def expand(
     spent = int(np.count_nonzero(pairs["round"].to_numpy(int) > 0)) if "round" in pairs else 0
     sound = pairs.verified.astype(bool) & (pairs.quarantine.isna() if "quarantine" in pairs else True)
     both = pairs.image_id_a.isin(numbers.index) & pairs.image_id_b.isin(numbers.index)
-    known = _numbered(pairs[both], numbers)
-    verified = _numbered(pairs[both & sound], numbers)
+    known = numbered(pairs[both], numbers)
+    verified = numbered(pairs[both & sound], numbers)
     degree = np.bincount(verified.ravel(), minlength=n)
     weak = degree < rules.expansion_degree
     border = _at_border(cameras, pairs) & ~weak
@@ -61,7 +61,7 @@ def expand(
     share = rules.max_pairs_per_image * rules.expansion_share
     room = int(share * n) - spent
     strong = pairs[both & sound & (pairs.n_inliers >= rules.expansion_inliers) & pairs.geometry.isin(STRONG_GEOMETRIES)]
-    a, c, strength = _two_steps(_numbered(strong, numbers), strong.n_inliers.to_numpy(np.int64), eligible)
+    a, c, strength = _two_steps(numbered(strong, numbers), strong.n_inliers.to_numpy(np.int64), eligible)
     listed = zip(tried.image_id_a, tried.image_id_b, strict=True) if isinstance(tried, pd.DataFrame) else tried
     more = [(numbers[x], numbers[y]) for x, y in listed if x in numbers.index and y in numbers.index]
     known = np.concatenate([known, np.array(more, np.int64).reshape(-1, 2)])
@@ -95,12 +95,6 @@ def _at_border(cameras: pd.DataFrame, pairs: pd.DataFrame) -> Array:
         return np.zeros(len(cameras), bool)
     across = pairs[pairs.fringe.astype(bool)]
     return cameras.image_id.isin(pd.concat([across.image_id_a, across.image_id_b])).to_numpy(bool)
-
-
-def _numbered(pairs: Any, numbers: pd.Series) -> Array:
-    """Numbers of both images of each pair, [m, 2]."""
-    ends = [numbers.reindex(pairs[f"image_id_{end}"].astype(object)).to_numpy(np.int64) for end in "ab"]
-    return np.column_stack(ends)
 
 
 def _two_steps(edges: Array, inliers: Array, eligible: Array) -> tuple[Array, Array, Array]:

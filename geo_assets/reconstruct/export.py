@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from geo_assets.errors import ConfigError, GeoAssetsError, ReconstructionError
-from geo_assets.files import sync
+from geo_assets.files import put_in_place
 from geo_assets.geodesy import LocalFrame
 from geo_assets.lake import Lake
 from geo_assets.reconstruct.features import image_name
@@ -33,7 +33,6 @@ CRS = "EPSG:4979"
 """WGS84 in three dimensions; coordinates stand as longitude, latitude, height above the ellipsoid."""
 
 MANIFEST = "export.json"
-LAYERS = ("cameras", "tracks", "points")
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def export_model(
         place = _geo_reference(model.frame)
         (staged / MANIFEST).write_text(json.dumps({"geo_assets_export": 1} | facts | {"place": place}, indent=1) + "\n")
         (staged / "README.md").write_text(_readme(city, box, component, wanted, model, said), encoding="utf-8")
-        _publish(staged, to)
+        put_in_place(staged, to)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return sorted(to.iterdir())
@@ -319,19 +318,6 @@ def _refuse_foreign(folder: Path) -> None:
         raise ConfigError(f"{folder} is a file; an export is a folder. Name another one.")
     if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise ConfigError(f"{folder} holds files that are no export of a model; name an empty or a new folder.")
-
-
-def _publish(staged: Path, folder: Path) -> None:
-    """Put the finished folder in its place; what stood there goes when the new one is there."""
-    for path in staged.rglob("*"):
-        if path.is_file():
-            sync(path)
-    retired = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.old")
-    if folder.exists():
-        folder.rename(retired)
-    staged.rename(folder)
-    sync(folder.parent)
-    shutil.rmtree(retired, ignore_errors=True)
 
 
 def _geo_reference(frame: LocalFrame | None) -> dict[str, Any] | None:

@@ -27,6 +27,9 @@ ROBUST_SIGMAS = 2.0
 GROSS_SIGMAS = 4.0
 """Standard deviations from which on a position is an error, not noise."""
 
+MIN_EXTENT_M = 10.0
+"""Cameras that spread over less stand in one place: their positions fix neither turn nor scale."""
+
 _UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -115,11 +118,10 @@ def align(
     if len(centres) > near.sum() >= max(3, len(centres) / 2):
         similarity = _refined(similarity, centres[near], rotations[near], priors[near], sigma_m[near], roll_sigma_deg)
     aligned = similarity(centres)
-    right_axes = rotations[:, 0] @ similarity.rotation.T
     return Alignment(
         similarity,
         aligned - priors,
-        float(np.degrees(np.abs(np.arcsin(np.clip(right_axes[:, 2], -1, 1)))).mean()),
+        roll_deg(rotations @ similarity.rotation.T),
         _scale_spread(aligned, priors, sigma_m),
     )
 
@@ -252,3 +254,16 @@ def heading_deg(rotations: Array) -> Array:
 def skew(v: Array) -> Array:
     """The matrix [3, 3] whose product with a vector is the cross product ``v x vector``."""
     return np.array([[0.0, -v[2], v[1]], [v[2], 0.0, -v[0]], [-v[1], v[0], 0.0]])
+
+
+def extent_m(positions: Array) -> float:
+    """Over how many metres positions [n, 2 or 3] spread, but for a tenth of them."""
+    if not len(positions):
+        return 0.0
+    centred = positions[:, :2] - np.median(positions[:, :2], axis=0)
+    return 2 * float(np.percentile(np.hypot(*centred.T), 90))
+
+
+def roll_deg(rotations: Array) -> float:
+    """How far the x axes of cameras ``camera_from_world`` [n, 3, 3] are from level, as a mean [deg]."""
+    return float(np.degrees(np.abs(np.arcsin(np.clip(rotations[:, 0, 2], -1, 1)))).mean())

@@ -9,7 +9,6 @@ pairs first, which costs next to nothing, and of the finished model again.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pycolmap
 
+from geo_assets.files import fresh_folder
 from geo_assets.reconstruct.frames import rotation_from_vector
 
 Array = npt.NDArray[np.float64]
@@ -369,7 +369,7 @@ def adjusted(
     px = max(2 * _USUAL_PX, min(_START * before.epipolar_px, widest_px))
     focal_px = before.epipolar_px / max(math.tan(math.radians(before.epipolar_deg)), 1e-12)
     while True:
-        out = _fresh(scratch / "given")
+        out = fresh_folder(scratch / "given")
         model = pycolmap.triangulate_points(
             model, database, images_folder, str(out), True, _triangulation(px, focal_px, seed)
         )
@@ -423,13 +423,13 @@ def _with_others(
     database: str, images_folder: str, scratch: Path, model: pycolmap.Reconstruction, names: list[str], seed: int
 ) -> pycolmap.Reconstruction:
     """The model with the other images registered into it; those that stand stay where they are."""
-    start = _fresh(scratch / "given_start")
+    start = fresh_folder(scratch / "given_start")
     model.write_binary(str(start))
     options = pycolmap.IncrementalPipelineOptions()
     options.image_names, options.num_threads, options.random_seed = names, 1, seed
     options.extract_colors, options.multiple_models, options.fix_existing_frames = False, False, True
     options.mapper.abs_pose_min_num_inliers = 20
-    out = _fresh(scratch / "given_others")
+    out = fresh_folder(scratch / "given_others")
     grown = pycolmap.incremental_mapping(database, images_folder, str(out), options, input_path=str(start))
     larger = max(grown.values(), key=lambda one: one.num_reg_images(), default=model)
     if larger.num_reg_images() <= model.num_reg_images():
@@ -448,9 +448,3 @@ def _moved_m(model: pycolmap.Reconstruction, poses: dict[str, GivenPose]) -> flo
     now = np.array([found[name] for name in both])
     then = np.array([poses[name].centre for name in both], float)
     return float(np.median(np.linalg.norm(best_similarity(now, then)(now) - then, axis=1)))
-
-
-def _fresh(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder

@@ -6,7 +6,6 @@ one by one, with its cameras and their calibrations held fixed; points may move 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import pycolmap
 
 import geo_assets.reconstruct.colmap  # noqa: F401  settles where COLMAP logs to
 from geo_assets.errors import ReconstructionError
+from geo_assets.files import fresh_folder
 from geo_assets.geodesy import LocalFrame
 from geo_assets.reconstruct import databases, joining
 from geo_assets.reconstruct.mapping import names_of
@@ -91,7 +91,7 @@ def update_models(
     said: dict[str, Any] = {"models": [], "cameras": [], "points": [], "registered": [], "moved_m": 0.0, "n_gone": 0}
     grown: list[tuple[dict[str, Any], list[dict[str, Any]], Path]] = []
     for number, known in enumerate(models):
-        work = _fresh(scratch / str(number))
+        work = fresh_folder(scratch / str(number))
         model, growth = grow(known["folder"], database, work, priors, pairs, staying, waiting, seed)
         waiting -= set(growth.new)
         held |= set(growth.new)
@@ -103,7 +103,7 @@ def update_models(
             image = model.find_image_with_name(name)
             assert image is not None
             model.extract_colors_for_image(image.image_id, images_folder)
-        folder = _fresh(work / "grown")
+        folder = fresh_folder(work / "grown")
         model.write_binary(str(folder))
         grown.append((facts | {key: known[key] for key in ("part_of", "n_blocks", "mapper")}, rows, folder))
     for number, (facts, rows, written) in enumerate(sorted(grown, key=lambda one: -len(one[0]["image_ids"]))):
@@ -237,7 +237,7 @@ def _within_reach(kept: Collection[str], new: set[str], pairs: Iterable[Pair]) -
 
 def _registered(model: pycolmap.Reconstruction, database: str, scratch: Path, seed: int) -> pycolmap.Reconstruction:
     """The model with the database's other images registered; COLMAP's last adjustment moves these and points alone."""
-    start, out = _fresh(scratch / "start"), _fresh(scratch / "registered")
+    start, out = fresh_folder(scratch / "start"), fresh_folder(scratch / "registered")
     model.write_binary(str(start))
     options = pycolmap.IncrementalPipelineOptions()
     options.num_threads, options.random_seed, options.extract_colors = 1, seed, False
@@ -278,9 +278,3 @@ def _drop_loose(model: pycolmap.Reconstruction, old: Collection[int]) -> None:
         seen = [model.image(data_id.id).num_points3D for data_id in model.frame(frame_id).image_ids]
         if max(seen, default=0) < MIN_POINTS:
             model.deregister_frame(frame_id)
-
-
-def _fresh(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder

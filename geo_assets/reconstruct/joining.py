@@ -18,25 +18,25 @@ import geo_assets.reconstruct.colmap  # noqa: F401  settles where COLMAP logs to
 from geo_assets.geodesy import LocalFrame
 from geo_assets.reconstruct import joint
 from geo_assets.reconstruct.frames import (
+    IDENTITY,
+    MIN_EXTENT_M,
     Alignment,
     Array,
     Similarity,
     align,
+    extent_m,
     heading_deg,
+    roll_deg,
     rotation_from_quaternion,
 )
 from geo_assets.reconstruct.graph import labels_of
-from geo_assets.reconstruct.mapping import names_of, poses_and_priors, registered_images
+from geo_assets.reconstruct.mapping import MAX_FAR_SHARE, names_of, poses_and_priors, registered_images
+from geo_assets.reconstruct.quality import MAX_GPS_SIGMAS
 
 MIN_PLACED_IMAGES = 5
-MIN_EXTENT_M = 10.0
 MAX_SCALE_SPREAD = 0.2
-MAX_FAR_SHARE = 0.3
 MAX_SEAM_M = 1.0
 """Blocks whose shared cameras stay further apart than this (median) are not of one shape and stay two models."""
-
-MAX_GPS_SIGMAS = 2.0
-"""A fit to neighbours that moves a box further from its own positions (median) is not made."""
 
 _PICTURE_POINTS = 4000
 
@@ -233,19 +233,6 @@ def unplaced_because(alignment: Alignment | None, positions: Array, sigma: Array
     return None
 
 
-def extent_m(positions: Array) -> float:
-    """Over how many metres positions [n, 2 or 3] spread, but for a tenth of them."""
-    if not len(positions):
-        return 0.0
-    centred = positions[:, :2] - np.median(positions[:, :2], axis=0)
-    return 2 * float(np.percentile(np.hypot(*centred.T), 90))
-
-
-def roll_deg(rotations: Array) -> float:
-    """How far the x axes of cameras ``camera_from_world`` [n, 3, 3] are from level, as a mean [deg]."""
-    return float(np.degrees(np.abs(np.arcsin(np.clip(rotations[:, 0, 2], -1, 1)))).mean())
-
-
 def _fitted(
     model: pycolmap.Reconstruction, priors: Priors, frame: LocalFrame, fixed: Sequence[joint.Part], *, stays: bool
 ) -> dict[str, Any]:
@@ -260,7 +247,8 @@ def _fitted(
         found = found[(found.name_a == "this") | (found.name_b == "this")]
         return {"border_m": float(found.before_m.max()), "neighbours": [one.name for one in around]}
     similarity = joint.solve([part, *around])["this"]
-    before, after = (_gps_median_m(part, one) for one in (Similarity(1.0, np.eye(3), np.zeros(3)), similarity))
+    before, after = part.gps_median_m(IDENTITY), part.gps_median_m(similarity)
+    # A fit that put the box further from its own positions than the check allows is not made.
     limit = MAX_GPS_SIGMAS * float(np.nanmedian(part.sigma_m[:, 0]))
     fits = after <= max(limit, before)
     found = joint.disagreements([part, *around], {"this": similarity} if fits else {})
@@ -275,12 +263,6 @@ def _fitted(
     if not fits:
         said["refused_fit_m"] = after
     return said
-
-
-def _gps_median_m(part: joint.Part, similarity: Similarity) -> float:
-    known = part.has_prior
-    offsets = similarity(part.centres[known]) - part.priors[known]
-    return float(np.median(np.hypot(offsets[:, 0], offsets[:, 1])))
 
 
 def _part(name: str, model: pycolmap.Reconstruction, priors: Priors, frame: LocalFrame) -> joint.Part:

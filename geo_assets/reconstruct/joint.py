@@ -8,6 +8,7 @@ compared in one earth-fixed frame of parallel axes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -83,6 +84,12 @@ class Part:
     def has_prior(self) -> npt.NDArray[np.bool_]:
         """Which cameras have a position, [n]."""
         return np.asarray(np.isfinite(np.hstack([self.priors, self.sigma_m])).all(axis=1), bool)
+
+    def gps_median_m(self, similarity: Similarity) -> float:
+        """Median horizontal distance of the cameras to their positions under a similarity [m]; NaN without any."""
+        known = self.has_prior
+        offsets = similarity(self.centres[known]) - self.priors[known]
+        return float(np.median(np.hypot(offsets[:, 0], offsets[:, 1]))) if len(offsets) else math.nan
 
 
 def solve(

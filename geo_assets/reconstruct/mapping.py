@@ -7,7 +7,6 @@ proves nothing, so a model also has to hold together and to follow its cameras' 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +18,11 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 import geo_assets.reconstruct.colmap  # noqa: F401  settles where COLMAP logs to
+from geo_assets.files import fresh_folder
 from geo_assets.reconstruct import databases, given_poses
 from geo_assets.reconstruct.frames import Array, align
+from geo_assets.reconstruct.given_poses import MAX_REPROJECTION_PX, MIN_REGISTERED_SHARE
 
-MIN_REGISTERED_SHARE = 0.8
-MAX_REPROJECTION_PX = 2.0
 MIN_SHARED_POINTS = 15
 """Two images hold together if they see so many of the same points; COLMAP asks as much of two views."""
 
@@ -37,7 +36,7 @@ N_SEEDS = 3
 TRACKS_PER_IMAGE = 30
 """Tracks that the global mapper begins with; retriangulation finds the others again."""
 
-_MAX_FAR_SHARE = 0.3
+MAX_FAR_SHARE = 0.3
 _ADDED = "leftovers"
 
 
@@ -66,10 +65,7 @@ class Task:
 
     def folder(self, name: str) -> str:
         """A fresh folder for one mapper's output."""
-        path = self.scratch / name
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        return str(path)
+        return str(fresh_folder(self.scratch / name))
 
     def among(self, names: Iterable[str]) -> Task:
         """The task of some of the images."""
@@ -208,7 +204,7 @@ def follows_positions(model: pycolmap.Reconstruction, images: dict[str, dict[str
     if known.sum() < 3:
         return True
     found = align(centres[known], rotations[known], priors[known], sigma[known])
-    return float((found.horizontal_m > 3 * sigma[known, 0]).mean()) <= _MAX_FAR_SHARE
+    return float((found.horizontal_m > 3 * sigma[known, 0]).mean()) <= MAX_FAR_SHARE
 
 
 def poses_and_priors(

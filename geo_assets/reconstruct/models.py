@@ -15,23 +15,21 @@ import numpy as np
 import pandas as pd
 
 from geo_assets.errors import ReconstructionError
+from geo_assets.files import fresh_folder
 from geo_assets.geodesy import LocalFrame
 from geo_assets.lake import BoxPartition, Lake
 from geo_assets.reconstruct.block_runs import BlockMapper, BlockRun, block_rows
 from geo_assets.reconstruct.cameras import image_name
 from geo_assets.reconstruct.features import DATABASE, local_images
+from geo_assets.reconstruct.frames import MIN_EXTENT_M, extent_m
 from geo_assets.reconstruct.graph import components
 from geo_assets.reconstruct.neighbours import HELD_TO, settled_neighbours
-from geo_assets.reconstruct.quality import component_pairs, focal_change, largest_gap_m
+from geo_assets.reconstruct.quality import MAX_FOCAL_CHANGE, component_pairs, focal_change, largest_gap_m
 from geo_assets.reconstruct.stage import StepAnswer, StepEnded, run_step
 from geo_assets.settings import Reconstruct
 from geo_assets.tables import TABLES
 
 GEO_REFERENCE = "geo.json"
-MAX_FOCAL_CHANGE = 0.25
-
-STATIC_EXTENT_M = 10.0
-"""Cameras that spread over less stand in one place."""
 
 STATIC_BASELINE_M = 1.0
 """Verified pairs (median) closer than this show no parallax to speak of."""
@@ -216,7 +214,8 @@ def _joined(
         if error.by == "signal" or not n_joined:
             raise
         log("joining the blocks was too much for one process; each block becomes a model of its own")
-        _emptied(published, scratch / "joined")
+        for folder in (published, scratch / "joined"):
+            fresh_folder(folder)
         return run_step("join_blocks", arguments | {"merge": False}, scratch, log=log)
 
 
@@ -384,10 +383,9 @@ def _static_because(here: Box, group: Sequence[str]) -> str | None:
     ids = set(group)
     places = pd.DataFrame(here.images[here.images.image_id.isin(ids)])[["east_m", "north_m"]].to_numpy(float)
     places = places[np.isfinite(places).all(axis=1)]
-    centred = places - np.median(places, axis=0) if len(places) else np.zeros((1, 2))
-    extent = 2 * float(np.percentile(np.hypot(*centred.T), 90))
-    if extent < STATIC_EXTENT_M:
-        return f"all cameras stand within {extent:.1f} m; a model needs {STATIC_EXTENT_M:.0f} m"
+    extent = extent_m(places)
+    if extent < MIN_EXTENT_M:
+        return f"all cameras stand within {extent:.1f} m; a model needs {MIN_EXTENT_M:.0f} m"
     inside = here.verified[here.verified.image_id_a.isin(ids) & here.verified.image_id_b.isin(ids)]
     apart = float(inside.distance_m.median())
     if apart < STATIC_BASELINE_M:
@@ -418,14 +416,6 @@ def prior_records(images: pd.DataFrame) -> list[dict[str, Any]]:
     columns = ["image_id", "colmap_image_id", "camera_id", "east_m", "north_m", "up_m", "sigma_xy_m", "sigma_z_m"]
     rows = json.loads(str(pd.DataFrame(images[columns]).to_json(orient="records", double_precision=15)))
     return [row | {"name": image_name(row["image_id"])} for row in rows]
-
-
-def _emptied(*folders: Path) -> None:
-    import shutil
-
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
 
 
 def _one_at_a_time(log: Log | None) -> Log:

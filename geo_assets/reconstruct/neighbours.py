@@ -9,24 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
-
 from geo_assets.geodesy import LocalFrame
 from geo_assets.grid import touching
 from geo_assets.lake import Lake
-from geo_assets.reconstruct.alignment import is_current, similarities_of
-from geo_assets.reconstruct.frames import (
-    IDENTITY,
-    Similarity,
-    between_frames,
-    quaternion_from_rotation,
-    rotation_from_quaternion,
-)
+from geo_assets.reconstruct.alignment import box_of, is_current, placed_parts, similarities_of
+from geo_assets.reconstruct.frames import IDENTITY, Similarity, between_frames, quaternion_from_rotation
 
 HELD_TO = "held_to"
 """Key in the note of ``sparse_models``: the neighbours that a box was held to when it was built."""
-
-_PLACE, _QUATERNION = ["east_m", "north_m", "up_m"], ["qw", "qx", "qy", "qz"]
 
 
 def settled_neighbours(
@@ -52,30 +42,23 @@ def settled_neighbours(
     if own is None:
         return []
     found = []
-    for name in touching(box):
-        if name == box or not lake.has("model_cameras", city=city, box=name):
+    for part in placed_parts(lake, city, [name for name in touching(box) if name != box]):
+        shared = [k for k, image_id in enumerate(part.image_ids) if image_id in image_ids]
+        move = _settled(lake, city, box_of(part), part.name, moves)
+        if move is None or not shared:
             continue
-        models = lake.read_if_any("sparse_models", city=city, box=name)
-        cameras = lake.read("model_cameras", city=city, box=name)
-        cameras = pd.DataFrame(cameras[cameras.image_id.isin(list(image_ids))])
-        for model in pd.DataFrame(models[models.status == "placed"]).to_dict("records"):
-            part = f"{name}/{model['component']}"
-            rows = pd.DataFrame(cameras[cameras.component == model["component"]])
-            move = _settled(lake, city, name, part, moves)
-            if move is None or rows.empty:
-                continue
-            origin = LocalFrame(*(float(model[k]) for k in ("origin_lon", "origin_lat", "origin_alt_m")))
-            here = own.inverse().after(between_frames(frame, origin)).after(move)
-            turned = rotation_from_quaternion(rows[_QUATERNION].to_numpy(float)) @ here.rotation.T
-            found.append(
-                {
-                    "name": part,
-                    "origin": [frame.lon, frame.lat, frame.alt_m],
-                    "image_ids": rows.image_id.to_list(),
-                    "centres": here(rows[_PLACE].to_numpy(float)).tolist(),
-                    "quaternions": [quaternion_from_rotation(one).tolist() for one in turned],
-                }
-            )
+        here = own.inverse().after(between_frames(frame, part.frame)).after(move)
+        found.append(
+            {
+                "name": part.name,
+                "origin": [frame.lon, frame.lat, frame.alt_m],
+                "image_ids": [part.image_ids[k] for k in shared],
+                "centres": here(part.centres[shared]).tolist(),
+                "quaternions": [
+                    quaternion_from_rotation(one).tolist() for one in part.rotations[shared] @ here.rotation.T
+                ],
+            }
+        )
     return found
 
 

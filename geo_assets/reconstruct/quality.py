@@ -117,7 +117,7 @@ def n_quarantined(pairs: pd.DataFrame) -> int:
 MIN_REGISTERED_SHARE, WARN_REGISTERED_SHARE = 0.6, 0.8
 MAX_REPROJECTION_PX = 1.5
 MAX_GPS_SIGMAS = 2.0
-MAX_BORDER_M = 0.3
+MAX_BORDER_M = 0.3  # from here on a seam is seen
 MAX_ROLL_DEG = 3.0
 MAX_FOCAL_CHANGE = 0.25
 MAX_GAP_M = 50.0

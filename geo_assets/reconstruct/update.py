@@ -36,6 +36,7 @@ from geo_assets.reconstruct.models import (
     prior_records,
 )
 from geo_assets.reconstruct.neighbours import HELD_TO, settled_neighbours
+from geo_assets.reconstruct.quality import MAX_BORDER_M, MAX_REPROJECTION_PX
 from geo_assets.reconstruct.stage import StepAnswer, run_step
 from geo_assets.settings import Reconstruct
 
@@ -48,9 +49,7 @@ POINTS = "points.npy"
 MIN_REGISTERED_SHARE = 0.8
 """Of the new images that a rebuild could register, so many must be in the updated models."""
 
-MAX_REPROJECTION_PX = 1.5
 MAX_MOVED_M = 1e-9
-MAX_BORDER_M = 0.3
 
 Log = Callable[[str], None]
 
