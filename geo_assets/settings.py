@@ -165,17 +165,37 @@ class Reconstruct(_Part):
 
 
 class Splats(_Part):
-    """Training of the splat of a box."""
+    """Training of the splat of a box; what is left open is set by the engine that trains."""
 
     engine: str = Field(default="auto", description="an entry point of the group geo_assets.splat_engines, or auto")
-    steps: int = 2000
-    max_splats: int = 20_000
-    sh_degree: int = Field(default=1, ge=0, le=2)
-    max_image_px: int = Field(default=640, description="photos are reduced to this long side for training")
-    learning_rate_scale: float = 2.0
+    steps: int | None = Field(default=None, ge=1, description="optimisation steps: 2,000 on a CPU, 30,000 on a GPU")
+    max_splats: int | None = Field(
+        default=None, ge=1, description="most Gaussians: 20,000 on a CPU, 1 million on a GPU"
+    )
+    sh_degree: int | None = Field(default=None, ge=0, le=3, description="spherical harmonics: 1 on a CPU, 3 on a GPU")
+    max_image_px: int | None = Field(
+        default=None, ge=16, description="long side that photos are reduced to: 640 px on a CPU, 1,920 px on a GPU"
+    )
+    learning_rate_scale: float = Field(default=2.0, gt=0, description="factor on the rates of the engine cpu")
+    exposure: Literal["auto", "off", "sequence", "image"] = Field(
+        default="auto", description="what has an exposure of its own; auto looks at the photos"
+    )
+    masks: bool = Field(default=True, description="train only on what the city's masks leave")
     holdout_every: int = Field(default=8, ge=2, description="each n-th photo by name is held out and judges the splat")
+    timeout_s: float | None = Field(default=None, gt=0, description="a training that takes longer is ended [s]")
     threads: int = Field(default=0, description="0: up to four cores")
     seed: int = 0
+    brush: Path | None = Field(default=None, description="the program of Brush, where it is not on PATH")
+    opensplat: Path | None = Field(default=None, description="the program of OpenSplat, where it is not on PATH")
+    nerfstudio: Path | None = Field(default=None, description="ns-train of Nerfstudio, where it is not on PATH")
+    gsplat_python: Path | None = Field(
+        default=None, description="a Python that has gsplat and torch with CUDA, where this one has not"
+    )
+    command: str | None = Field(
+        default=None,
+        description="your own trainer: {dataset} {out_ply} {steps} {max_splats} {sh_degree} {seed} are filled in",
+    )
+    extra_args: tuple[str, ...] = Field(default=(), description="more arguments for an external program")
 
 
 class Geotag(_Part):

@@ -509,6 +509,9 @@ psnr_db         float    PSNR of the held-out photos [dB]
 ssim            float    SSIM of the held-out photos
 cc_psnr_db      float    PSNR of the held-out photos after a colour fit [dB]
 train_psnr_db   float    PSNR of the photos trained on [dB]
+engine_psnr_db  float    PSNR of the held-out photos as the engine itself says [dB]; null where it does not
+n_sky           int      Gaussians of the sky, kept in a file of their own
+n_masked        int      photos of which a mask hides a part
 width           int      width of the judged photos [px]
 height          int      height of the judged photos [px]
 ply_bytes       int      size of the PLY file [B]
@@ -534,6 +537,7 @@ cc_psnr_db      float    PSNR after a colour fit [dB]
         """
 box             string   the box
 n_splats        int      Gaussians of the box that lie in its cell
+aligned         bool     whether the joint alignment of the city moved it
 lon             float    longitude of the box frame's origin [deg]
 lat             float    latitude of the box frame's origin [deg]
 alt_m           float    height of the box frame's origin above the ellipsoid [m]

@@ -22,7 +22,7 @@ from geo_assets.lake import Lake
 from geo_assets.settings import Splats
 from geo_assets.splats.cameras import Scene
 from geo_assets.splats.dataset import make_dataset, read_scene
-from geo_assets.splats.engine import SplatRequest, SplatResult, choose_engine
+from geo_assets.splats.engine import SplatEngine, SplatRequest, SplatResult, choose_engine
 from geo_assets.splats.gaussians import Gaussians
 from geo_assets.splats.georeference import read_frame, splat_reference
 from geo_assets.splats.judge import Score, judge, mean
@@ -68,6 +68,7 @@ def splat_of_box(lake: Lake, city: str, box: str, options: Splats, log: Log) -> 
             f"splat_ply[{box}|{city}]: the sparse model has {model.n_registered} registered photos and {model.n_points} points; at least {FEWEST_PHOTOS} photos are needed (20 or more recommended). See sparse_models."
         )
         return not_trained("too_few")
+    engine = choose_engine(options, log)
     cameras = lake.read("model_cameras", city=city, box=box).query(f"component == {int(model.component)}")
     with tempfile.TemporaryDirectory(prefix="geo_assets_splat_") as folder:
         scratch = Path(folder)
@@ -80,14 +81,14 @@ def splat_of_box(lake: Lake, city: str, box: str, options: Splats, log: Log) -> 
                 model_folder,
                 photos,
                 dataset,
-                max_image_px=options.max_image_px,
+                max_image_px=options.max_image_px or engine.effort.max_image_px,
                 threads=options.threads,
                 sequences=_sequences(lake, city, box),
             )
         with lake.local(lake.key("models", "geo.json", **where)) as geo:
             frame = read_frame(geo)
         made = train_dataset(
-            dataset, out, options, log, scratch_name=f"{city}.{box}", title=f"{city} {box}", frame=frame
+            dataset, out, options, log, engine=engine, scratch_name=f"{city}.{box}", title=f"{city} {box}", frame=frame
         )
         lake.publish(out, lake.key("splats", **where))
     return dataclasses.replace(made, splat=made.splat.assign(path=lake.key("splats", **where)))
@@ -99,6 +100,7 @@ def train_dataset(
     options: Splats,
     log: Log,
     *,
+    engine: SplatEngine,
     scratch_name: str,
     title: str,
     frame: LocalFrame,
@@ -110,6 +112,7 @@ def train_dataset(
         out: an empty folder: splat.ply, splat.geo.json, viewer.html, compare.jpg, preview.jpg, train.json, train.log.
         options: settings of the training.
         log: progress.
+        engine: what trains.
         scratch_name: names the folder in which a killed training finds its checkpoint again.
         title: of the viewer page.
         frame: where the dataset's origin lies.
@@ -123,20 +126,22 @@ def train_dataset(
     began = time.monotonic()
     scene = read_scene(dataset)
     every = options.holdout_every if len(scene.views) >= options.holdout_every else len(scene.views)
-    engine = choose_engine(options.engine, tell)
     scratch = _scratch(scratch_name)
     request = SplatRequest(
         dataset_dir=dataset,
         out_dir=out,
         scratch_dir=scratch,
-        steps=options.steps,
-        max_splats=options.max_splats,
-        sh_degree=options.sh_degree,
-        max_image_px=options.max_image_px,
+        steps=options.steps or engine.effort.steps,
+        max_splats=options.max_splats or engine.effort.max_splats,
+        sh_degree=engine.effort.sh_degree if options.sh_degree is None else options.sh_degree,
+        max_image_px=options.max_image_px or engine.effort.max_image_px,
         seed=options.seed,
         holdout_every=every,
         learning_rate_scale=options.learning_rate_scale,
+        exposure=options.exposure,
         threads=options.threads,
+        timeout_s=options.timeout_s,
+        extra_args=options.extra_args,
     )
     if len(scene.views) < 20:
         tell(f"Only {len(scene.views)} photos: 20 or more are recommended, fewer are learnt by heart.")
@@ -169,7 +174,7 @@ def not_trained(status: str) -> BoxSplat:
     """The result of a box that has nothing to train on; no rows at all where there are no photos."""
     figures = {"status": status, "n_splats": 0}
     columns = TABLES["splat_ply"].column_names
-    zeros = dict.fromkeys(("n_splats", "n_train", "n_holdout", "steps", "ply_bytes"), 0)
+    zeros = dict.fromkeys(("n_splats", "n_train", "n_holdout", "n_sky", "n_masked", "steps", "ply_bytes"), 0)
     row = pd.DataFrame([{"status": status} | zeros]).reindex(columns=columns)
     return BoxSplat(row, TABLES["splat_views"].empty(), figures)
 
@@ -249,6 +254,9 @@ def _figures(scene: Scene, result: SplatResult, start: list[Score], scores: list
         "ssim": mean(held_out, "ssim"),
         "cc_psnr_db": mean(held_out, "cc_psnr_db"),
         "train_psnr_db": mean(trained, "psnr_db"),
+        "engine_psnr_db": result.metrics.get("psnr_db"),
+        "n_sky": 0,
+        "n_masked": sum(view.mask is not None for view in scene.views),
         "width": camera.width,
         "height": camera.height,
         "ply_bytes": ply.stat().st_size,

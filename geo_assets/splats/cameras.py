@@ -84,6 +84,7 @@ class View:
         sequence: what shares an exposure with it; empty where unknown.
         point_rows: rows of the scene's points that the photo observes [M].
         point_px: where it observes them, column and row [M, 2].
+        mask: bool [height, width], false where the photo does not count; None where all of it does.
     """
 
     name: str
@@ -92,6 +93,7 @@ class View:
     sequence: str
     point_rows: npt.NDArray[np.int64]
     point_px: npt.NDArray[np.float64]
+    mask: npt.NDArray[np.bool_] | None = None
 
     @property
     def image_id(self) -> str:

@@ -59,21 +59,22 @@ def splat_of_city(lake: Lake, city: str, bounds: Bounds, grid: Grid, log: Callab
             continue
         with lake.local(key) as folder:
             frame, gaussians = read_frame(folder / "splat.geo.json"), read_ply(folder / "splat.ply")
-        if _is_current(lake, city, box) and box in moves:
+        aligned = _is_current(lake, city, box) and box in moves
+        if aligned:
             gaussians = _aligned(gaussians, moves[box])
         else:
             log(f"{box}: the alignment of the city is not of the model that this splat was trained on; it is not moved")
-        found.append((box, key, frame, gaussians))
+        found.append((box, key, frame, gaussians, aligned))
     if not found:
         return CitySplat(TABLES["splat_city"].empty(), {"n_boxes": 0, "n_splats": 0})
-    frame = LocalFrame(*bounds.centre, float(np.mean([f.alt_m for _, _, f, _ in found])))
+    frame = LocalFrame(*bounds.centre, float(np.mean([f.alt_m for _, _, f, _, _ in found])))
     parts, rows = [], []
-    for box, key, source, gaussians in found:
+    for box, key, source, gaussians, aligned in found:
         inside = gaussians[within_cell(gaussians, source, grid.bounds(box))]
         parts.append(inside.moved(*between(frame, source)))
         log(f"{box}: {len(inside):,} of {len(gaussians):,} Gaussians lie in its cell")
         place = {"lon": source.lon, "lat": source.lat, "alt_m": source.alt_m}
-        rows.append({"box": box, "n_splats": len(inside), **place, "path": key})
+        rows.append({"box": box, "n_splats": len(inside), "aligned": aligned, **place, "path": key})
     whole = joined(parts, DEGREE)
     camera = overview_camera(whole)
     with tempfile.TemporaryDirectory(prefix="geo_assets_city_") as folder:

@@ -1,7 +1,8 @@
 """What every splat engine is given and gives back, and how one is chosen.
 
-An engine is an entry point of the group ``geo_assets.splat_engines``: a class that follows :class:`SplatEngine`. It
-reads a COLMAP dataset of undistorted pinhole photos and writes a PLY in the same frame. Nothing that an engine says
+An engine is an entry point of the group ``geo_assets.splat_engines``: something that, called with the settings
+:class:`~geo_assets.settings.Splats`, gives a :class:`SplatEngine`. It reads a COLMAP dataset of undistorted pinhole
+photos and writes a PLY in the same frame. Nothing that an engine says
 about its own quality is believed: :mod:`geo_assets.splats.judge` renders the held-out photos of any PLY.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from geo_assets.errors import TrainingError
+from geo_assets.settings import Splats
 
 GROUP = "geo_assets.splat_engines"
 BY_PREFERENCE = ("brush", "gsplat", "cpu")
@@ -21,11 +23,26 @@ Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What an engine is given to do where the settings leave it open."""
+
+    steps: int
+    max_splats: int
+    sh_degree: int
+    max_image_px: int
+
+
+ON_CPU = Effort(steps=2000, max_splats=20_000, sh_degree=1, max_image_px=640)
+ON_GPU = Effort(steps=30_000, max_splats=1_000_000, sh_degree=3, max_image_px=1920)
+
+
+@dataclass(frozen=True)
 class SplatRequest:
     """A training to be done.
 
     Args:
-        dataset_dir: ``images/`` and ``sparse/0/`` (COLMAP binary, PINHOLE), z up, in metres.
+        dataset_dir: ``images/`` and ``sparse/0/`` (COLMAP binary, PINHOLE), z up, in metres; where photos have masks,
+            ``masks/<name of the photo>.png``, black where the photo does not count.
         out_dir: an existing folder for the result.
         scratch_dir: where a killed training finds its checkpoint again; None for no checkpoints.
         steps: optimisation steps.
@@ -35,6 +52,7 @@ class SplatRequest:
         seed: of everything random.
         holdout_every: each n-th photo by name is not trained on.
         learning_rate_scale: factor on the learning rates, for engines that have it.
+        exposure: ``auto``, ``off``, ``sequence`` or ``image``: what has a gain of its own, for engines that have it.
         threads: 0 for up to four cores.
         timeout_s: an engine that can stops at this time with what it has; others are stopped and fail.
         extra_args: passed on to an external program.
@@ -50,6 +68,7 @@ class SplatRequest:
     seed: int = 0
     holdout_every: int = 8
     learning_rate_scale: float = 2.0
+    exposure: str = "auto"
     threads: int = 0
     timeout_s: float | None = None
     extra_args: tuple[str, ...] = ()
@@ -57,7 +76,14 @@ class SplatRequest:
 
 @dataclass(frozen=True)
 class SplatResult:
-    """A training that was done; ``metrics`` are the engine's own figures, kept for comparison."""
+    """A training that was done; ``metrics`` are the engine's own figures, kept for comparison.
+
+    Args:
+        ply_path: the Gaussians of the place.
+        sky_path: Gaussians of the sky in a PLY of their own, where the engine keeps them apart.
+        metrics: ``psnr_db`` and ``ssim`` of the held-out photos as the engine says, and what else it says.
+        peak_gpu_mb: most memory that it took on the GPU, where it says so.
+    """
 
     ply_path: Path
     engine: str
@@ -65,6 +91,8 @@ class SplatResult:
     seconds: float
     steps_done: int
     n_splats: int
+    sky_path: Path | None = None
+    peak_gpu_mb: float | None = None
     command: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     curve: tuple[dict[str, float], ...] = ()
@@ -76,6 +104,7 @@ class SplatEngine(Protocol):
     """A program that trains splats."""
 
     name: str
+    effort: Effort
 
     def available(self) -> str | None:
         """None where it can run here, otherwise the reason why not and what would help."""
@@ -90,24 +119,24 @@ class SplatEngine(Protocol):
         ...
 
 
-def engines() -> dict[str, SplatEngine]:
+def engines(options: Splats) -> dict[str, SplatEngine]:
     """Every engine that is installed, by name; those we know come in order of preference."""
-    found: dict[str, SplatEngine] = {point.name: point.load()() for point in entry_points(group=GROUP)}
+    found: dict[str, SplatEngine] = {point.name: point.load()(options) for point in entry_points(group=GROUP)}
     if "cpu" not in found:  # a source tree that was never installed has no entry points
         from geo_assets.splats.engines.cpu import CpuEngine
 
-        found["cpu"] = CpuEngine()
+        found["cpu"] = CpuEngine(options)
     known = [name for name in BY_PREFERENCE if name in found]
     return {name: found[name] for name in [*known, *sorted(set(found) - set(known))]}
 
 
-def choose_engine(wanted: str, log: Log) -> SplatEngine:
-    """The engine of the settings; ``auto`` takes the first preferred one that can run, and says which and why.
+def choose_engine(options: Splats, log: Log) -> SplatEngine:
+    """The engine that the settings name; ``auto`` takes the first preferred one that can run, and says which and why.
 
     Raises:
         TrainingError: the engine is unknown or cannot run here.
     """
-    known = engines()
+    known, wanted = engines(options), options.engine
     if wanted != "auto":
         if wanted not in known:
             raise TrainingError(

@@ -17,7 +17,7 @@ from geo_assets.settings import Splats
 from geo_assets.splats import box as box_module
 from geo_assets.splats.box import splat_of_box
 from geo_assets.splats.cameras import Scene
-from geo_assets.splats.engine import SplatRequest, SplatResult
+from geo_assets.splats.engine import ON_CPU, SplatRequest, SplatResult
 from geo_assets.splats.gaussians import Gaussians
 from geo_assets.splats.georeference import splat_reference
 from geo_assets.splats.ply import read_ply, write_ply
@@ -119,10 +119,8 @@ def test_photos_that_are_not_in_the_lake_are_named(lake: Lake, tmp_path: Path) -
 class _Engine:
     """An engine of our own making, for what engines do wrong."""
 
-    name = "fake"
-
     def __init__(self, splat: Gaussians | None, **metrics: float) -> None:
-        self.splat, self.metrics = splat, metrics
+        self.splat, self.metrics, self.name, self.effort = splat, metrics, "fake", ON_CPU
 
     def available(self) -> str | None:
         return None

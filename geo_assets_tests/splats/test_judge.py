@@ -5,6 +5,7 @@ import pytest
 
 from geo_assets.errors import TrainingError
 from geo_assets.pictures import MAX_BYTES
+from geo_assets.settings import Splats
 from geo_assets.splats.engine import choose_engine, engines
 from geo_assets.splats.judge import colour_fitted, judge, mean, psnr_db
 from geo_assets.splats.preview import compare, contact_sheet, inline_jpeg, median_view
@@ -69,9 +70,9 @@ def test_verdict(change: dict, passed: bool, is_error: bool, said: str) -> None:
 
 def test_engines() -> None:
     said: list[str] = []
-    assert "cpu" in engines()
-    assert choose_engine("auto", said.append).name in engines()
+    assert "cpu" in engines(Splats())
+    assert choose_engine(Splats(), said.append).name in engines(Splats())
     assert "Splat engine:" in said[0]
-    assert choose_engine("cpu", said.append).name == "cpu"
+    assert choose_engine(Splats(engine="cpu"), said.append).name == "cpu"
     with pytest.raises(TrainingError, match=r"No splat engine 'nerf'; installed: .*cpu"):
-        choose_engine("nerf", said.append)
+        choose_engine(Splats(engine="nerf"), said.append)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from importlib.metadata import PackageNotFoundError, version
 
-from geo_assets.splats.engine import Log, SplatRequest, SplatResult
+from geo_assets.settings import Splats
+from geo_assets.splats.engine import ON_CPU, Log, SplatRequest, SplatResult
 
 
 class CpuEngine:
     """Trains with the kernels of :mod:`geo_assets.splats.cpu`."""
 
     name = "cpu"
+    effort = ON_CPU
+
+    def __init__(self, options: Splats | None = None) -> None:
+        """Nothing of the settings matters here; a request says it all."""
 
     def available(self) -> str | None:
         """Always."""
