@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from geo_assets.splats.harmonics import turning
+
 Floats = npt.NDArray[np.float32]
 
 MEAN, SCALE, QUAT, OPACITY, SH = 0, 3, 6, 10, 11
@@ -107,19 +109,16 @@ class Gaussians:
     def moved(self, rotation: npt.ArrayLike, translation: npt.ArrayLike, scale: float = 1.0) -> Gaussians:
         """The Gaussians in another frame: ``x' = scale rotation x + translation``, in metres.
 
-        Harmonics of degree 1 turn like a vector, exactly. Higher degrees are dropped: their rotation is not needed
-        for what this platform trains, and leaving them unrotated would be wrong.
+        Harmonics of all degrees turn with the rest, so that a colour seen along R d is what was seen along d before.
         """
         rotation, translation = np.asarray(rotation, float), np.asarray(translation, float)
-        moved = self.to_degree(min(self.degree, 1))
+        moved = Gaussians(self.rows.copy())
         moved.means[:] = scale * self.means.astype(float) @ rotation.T + translation
         moved.log_scales[:] += np.float32(np.log(scale))
         moved.quats[:] = quaternion_product(quaternion_of(rotation), self.quats.astype(float))
-        if moved.degree == 1:
-            # The basis (-y, z, -x) is the view direction d with its axes renamed: colour = c . (P d) with P below. In
-            # the new frame d' = R d, so c' . (P R d) = c . (P d) for all d, hence c' = P R P^T c.
-            axes = np.array([[0, -1, 0], [0, 0, 1], [-1, 0, 0]], float)
-            moved.sh[:, 1:4] = np.einsum("ij,njc->nic", axes @ rotation @ axes.T, self.sh[:, 1:4].astype(float))
+        for degree in range(1, self.degree + 1):
+            ours = slice(degree**2, (degree + 1) ** 2)
+            moved.sh[:, ours] = turning(degree, rotation).astype(np.float32) @ self.sh[:, ours]
         return moved
 
 

@@ -17,13 +17,16 @@ import numpy as np
 
 from geo_assets.errors import GeoAssetsError
 from geo_assets.splats.cameras import Camera
-from geo_assets.splats.gaussians import Gaussians
-from geo_assets.splats.ply import ply_bytes
+from geo_assets.splats.compressed import compressed_ply_bytes
+from geo_assets.splats.gaussians import Gaussians, coefficients
 from geo_assets.splats.render import SKY
 
 VENDORED = Path(__file__).with_name("viewer_page")
-MOST_SPLATS = 200_000
-"""About 30 MB of page; more is for a viewer that streams."""
+MOST_SPLATS = 750_000
+"""At degree 1 a page of about 30 MB; more is for a viewer that streams."""
+
+MOST_BYTES = 20_000_000
+"""Of the splat in a page, four thirds as text; harmonics are cut to the degree that stays below."""
 
 PAGE_FROM_ENU = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 """The viewer expects y down in a file, as most trainers have it; ours is z up, so the page gets a turned copy."""
@@ -37,7 +40,7 @@ def viewer_page(gaussians: Gaussians, camera: Camera, *, title: str) -> str:
     """The page of a splat, seen first through one of its cameras.
 
     Args:
-        gaussians: in metres, z up.
+        gaussians: in metres, z up; many of them lose the harmonics of degrees 3 and 2, for the sake of the page's size.
         camera: where the page begins, in the same frame.
         title: of the page.
 
@@ -48,10 +51,11 @@ def viewer_page(gaussians: Gaussians, camera: Camera, *, title: str) -> str:
         raise GeoAssetsError(
             f"{len(gaussians):,} Gaussians are too many for one page (at most {MOST_SPLATS:,}). Open the PLY in a viewer that streams."
         )
-    ply = ply_bytes(gaussians.moved(PAGE_FROM_ENU, np.zeros(3)))
+    shown = gaussians.to_degree(_degree_that_fits(gaussians))
+    ply = compressed_ply_bytes(shown.moved(PAGE_FROM_ENU, np.zeros(3)))
     bootstrap = {
         "contentUrl": "data:application/octet-stream;base64," + base64.b64encode(ply).decode(),
-        "contentFilename": "scene.ply",
+        "contentFilename": "scene.compressed.ply",
         "settings": viewer_settings(camera),
     }
     template = _template()
@@ -65,6 +69,14 @@ def viewer_page(gaussians: Gaussians, camera: Camera, *, title: str) -> str:
             "The vendored viewer page has no place for a splat. Rebuild it: node tools/vendor_viewer.mjs"
         )
     return _TITLE.sub(lambda _: f"<title>{html.escape(title)}</title>", page, count=1)
+
+
+def _degree_that_fits(gaussians: Gaussians) -> int:
+    """The highest degree of harmonics with which a page stays within its size; a splat is 16 bytes, a harmonic 3."""
+    degree = gaussians.degree
+    while degree > 1 and len(gaussians) * (13 + 3 * coefficients(degree)) > MOST_BYTES:
+        degree -= 1
+    return degree
 
 
 def viewer_settings(camera: Camera, look_m: float = 8.0) -> dict[str, Any]:
@@ -86,7 +98,8 @@ def viewer_settings(camera: Camera, look_m: float = 8.0) -> dict[str, Any]:
                 "initial": {
                     "position": in_viewer(camera.centre),
                     "target": in_viewer(camera.centre + look_m * camera.forward),
-                    "fov": math.degrees(2 * math.atan(camera.height / (2 * camera.fy))),
+                    # The viewer takes it across the longer side of its window.
+                    "fov": math.degrees(2 * math.atan(max(camera.width, camera.height) / (2 * camera.fx))),
                 }
             }
         ],

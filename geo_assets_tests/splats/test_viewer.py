@@ -10,7 +10,7 @@ import pytest
 
 from geo_assets.errors import GeoAssetsError
 from geo_assets.splats import viewer
-from geo_assets.splats.ply import read_ply
+from geo_assets.splats.compressed import chunk_order, read_compressed_ply
 from geo_assets_tests.splats.scenes import blobs, ring
 
 
@@ -33,12 +33,16 @@ def test_the_page_holds_the_splat_and_the_camera() -> None:
     splat, camera = blobs(30, 1), ring(4)[1]
     page = viewer.viewer_page(splat, camera, title="A </title><script> street")
     bootstrap = bootstrap_of(page)
-    shown = read_ply(base64.b64decode(bootstrap["contentUrl"].split(",", 1)[1]))
+    shown = read_compressed_ply(base64.b64decode(bootstrap["contentUrl"].split(",", 1)[1]))
     # The viewer turns files by 180 degrees about z and has y up: the sky of ours must be its +y.
-    assert -shown.means[:, 1] == pytest.approx(splat.means[:, 2], abs=1e-5)
+    turned = splat.moved(viewer.PAGE_FROM_ENU, np.zeros(3))
+    turned = turned[chunk_order(turned.means)]
+    assert shown.means == pytest.approx(turned.means, abs=3e-3)
+    assert np.sort(-shown.means[:, 1]) == pytest.approx(np.sort(splat.means[:, 2]), abs=3e-3)
+    assert bootstrap["contentFilename"].endswith(".compressed.ply")
     pose = bootstrap["settings"]["cameras"][0]["initial"]
     assert pose["position"] == pytest.approx([-camera.centre[0], camera.centre[2], camera.centre[1]])
-    assert pose["fov"] == pytest.approx(2 * np.degrees(np.arctan(24 / 60)))
+    assert pose["fov"] == pytest.approx(2 * np.degrees(np.arctan(32 / 60)))
     assert "noanim: !url.searchParams.has('anim')" in page
     assert "<title>A &lt;/title&gt;&lt;script&gt; street</title>" in page
 
@@ -47,3 +51,11 @@ def test_too_many_splats_for_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(viewer, "MOST_SPLATS", 10)
     with pytest.raises(GeoAssetsError, match="too many for one page"):
         viewer.viewer_page(blobs(11), ring(4)[0], title="x")
+
+
+def test_a_large_splat_loses_high_harmonics_rather_than_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer, "MOST_BYTES", 40 * 100)
+    for degree, kept in ((0, 0), (1, 1), (2, 2), (3, 2)):
+        bootstrap = bootstrap_of(viewer.viewer_page(blobs(100, degree), ring(4)[0], title="x"))
+        shown = read_compressed_ply(base64.b64decode(bootstrap["contentUrl"].split(",", 1)[1]))
+        assert (len(shown), shown.degree) == (100, kept)
