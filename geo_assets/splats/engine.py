@@ -32,7 +32,7 @@ class Effort:
     max_image_px: int
 
 
-ON_CPU = Effort(steps=2000, max_splats=20_000, sh_degree=1, max_image_px=640)
+ON_CPU = Effort(steps=3000, max_splats=30_000, sh_degree=1, max_image_px=480)
 ON_GPU = Effort(steps=30_000, max_splats=1_000_000, sh_degree=3, max_image_px=1920)
 
 
@@ -119,15 +119,37 @@ class SplatEngine(Protocol):
         ...
 
 
+class _Unloadable:
+    """Stands for an entry point whose package cannot be imported, so that the others still work."""
+
+    effort = ON_CPU
+
+    def __init__(self, name: str, error: Exception) -> None:
+        self.name, self.error = name, error
+
+    def available(self) -> str | None:
+        return (
+            f"engine '{self.name}' cannot be loaded: {type(self.error).__name__}: {self.error}; reinstall its package"
+        )
+
+    def train(self, request: SplatRequest, log: Log) -> SplatResult:
+        raise TrainingError(f"{self.available()}.")
+
+
 def engines(options: Splats) -> dict[str, SplatEngine]:
-    """Every engine that is installed, by name; those we know come in order of preference."""
-    found: dict[str, SplatEngine] = {point.name: point.load()(options) for point in entry_points(group=GROUP)}
+    """Every engine that is installed, by name; those that ``auto`` considers come first, in its order."""
+    found: dict[str, SplatEngine] = {}
+    for point in entry_points(group=GROUP):
+        try:
+            found[point.name] = point.load()(options)
+        except Exception as error:  # a foreign package may fail in any way
+            found[point.name] = _Unloadable(point.name, error)
     if "cpu" not in found:  # a source tree that was never installed has no entry points
         from geo_assets.splats.engines.cpu import CpuEngine
 
         found["cpu"] = CpuEngine(options)
-    known = [name for name in BY_PREFERENCE if name in found]
-    return {name: found[name] for name in [*known, *sorted(set(found) - set(known))]}
+    order = [name for name in _considered(options) if name in found]
+    return {name: found[name] for name in [*order, *sorted(set(found) - set(order))]}
 
 
 def choose_engine(options: Splats, log: Log) -> SplatEngine:
@@ -135,6 +157,7 @@ def choose_engine(options: Splats, log: Log) -> SplatEngine:
 
     Raises:
         TrainingError: the engine is unknown or cannot run here.
+        ConfigError: the command of the settings is wrong.
     """
     known, wanted = engines(options), options.engine
     if wanted != "auto":
@@ -142,18 +165,37 @@ def choose_engine(options: Splats, log: Log) -> SplatEngine:
             raise TrainingError(
                 f"No splat engine '{wanted}'; installed: {', '.join(known)}. Set splats.engine to one of them, or install a package with an entry point of the group {GROUP}."
             )
-        reason = known[wanted].available()
-        if reason:
-            raise TrainingError(f"Splat engine '{wanted}' cannot run here: {reason}. Or set splats.engine = \"cpu\".")
-        log(f"Splat engine: {wanted}, as the settings say.")
+        if reason := known[wanted].available():
+            said = reason if f"'{wanted}'" in reason else f"engine '{wanted}' cannot run here: {reason}"
+            way_out = "" if wanted == "cpu" else ' Or set splats.engine = "cpu".'
+            raise TrainingError(f"Splat {said}.{way_out}")
+        log(f"Splat engine: {described(known[wanted])}, as the settings say.")
         return known[wanted]
-    reasons = []
-    for name, engine in known.items():
-        if name not in BY_PREFERENCE:
-            continue  # an engine we do not know is used when it is named, never by itself
-        reason = engine.available()
-        if reason is None:
-            log(f"Splat engine: {name}, the first that can run here{''.join(f'; {r}' for r in reasons)}.")
-            return engine
-        reasons.append(f"not {name}: {reason}")
+    considered, reasons = _considered(options), []
+    by_name = [name for name in known if name not in considered and name != "command"]
+    for name in considered:
+        if name not in known:
+            continue
+        if reason := known[name].available():
+            reasons.append(f"not {name}: {reason}")
+            continue
+        why = "the command of the settings" if name == "command" else "the first that can run here"
+        log(f"Splat engine: {described(known[name])}, {why}{''.join(f'; {r}' for r in reasons)}.")
+        if by_name:
+            log(f"Used only where splats.engine names them: {', '.join(by_name)}.")
+        return known[name]
     raise TrainingError(f"No splat engine can run here: {'; '.join(reasons)}.")
+
+
+def described(engine: SplatEngine) -> str:
+    """Name of an engine, with its version and place where it says them (``about()``)."""
+    about = getattr(engine, "about", None)
+    return f"{engine.name} {about()}" if callable(about) else engine.name
+
+
+def _considered(options: Splats) -> tuple[str, ...]:
+    """Names that ``auto`` looks at, in order; a command of the user's own is one where it is set, and then the first.
+
+    An engine that is none of these is used when it is named, never by itself.
+    """
+    return (*(("command",) if options.command else ()), *BY_PREFERENCE)

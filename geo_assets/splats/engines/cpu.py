@@ -32,6 +32,9 @@ class CpuEngine:
         trained = train(read_scene(request.dataset_dir), request, log)
         path = request.out_dir / "splat.ply"
         write_ply(path, trained.gaussians)
+        sky_path = request.out_dir / "sky.ply" if len(trained.sky) else None
+        if sky_path:
+            write_ply(sky_path, trained.sky)
         last = trained.curve[-1] if trained.curve else {}
         return SplatResult(
             ply_path=path,
@@ -40,6 +43,7 @@ class CpuEngine:
             seconds=time.monotonic() - began,
             steps_done=trained.steps_done,
             n_splats=len(trained.gaussians),
+            sky_path=sky_path,
             metrics={k: last[k] for k in ("loss", "psnr_db") if k in last},
             curve=tuple(trained.curve),
         )
