@@ -10,6 +10,8 @@ from geo_assets.splats.gaussians import Floats, Gaussians
 
 SKY = (0.74, 0.80, 0.87)
 """Background of pictures for people, red, green and blue."""
+LEAST_SHOWN = 0.5
+"""A pixel that shows less of the splat has no depth."""
 
 
 def render(
@@ -30,8 +32,20 @@ def render(
     from geo_assets.splats.cpu.rasteriser import Rasteriser
 
     used = gaussians.degree if degree is None else min(degree, gaussians.degree)
-    image = Rasteriser().forward(gaussians.rows, used, camera, np.array(background, np.float32))
+    image = Rasteriser(differentiable=False).forward(gaussians.rows, used, camera, np.array(background, np.float32))
     return np.clip(image, 0, 1)
+
+
+def render_depth(gaussians: Gaussians, camera: Camera) -> Floats:
+    """How far away the splat is as float32 [height, width], along the viewing axis in the frame's unit.
+
+    The mean depth of what each pixel shows, weighted as its colour is; not-a-number where it shows less than half of
+    anything.
+    """
+    from geo_assets.splats.cpu.rasteriser import Rasteriser
+
+    weighted, weight = Rasteriser(differentiable=False).depths(gaussians.rows, camera)
+    return np.divide(weighted, weight, out=np.full_like(weight, np.nan), where=weight >= LEAST_SHOWN)
 
 
 def as_bytes(image: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:

@@ -1,8 +1,9 @@
 """Ellipses blended front to back on tiles of 16 x 16 pixels, and the gradient back.
 
-Gaussians are the outer loop and the sixteen pixels of a row the innermost one, over arrays of sixteen float32, so
-that LLVM makes one vector of it. A (tile, Gaussian) pair has a row of its own for its gradient: no two threads add to
-the same number, and a result does not depend on their timing.
+Gaussians are the outer loop and the sixteen pixels of a row the innermost one, so that LLVM makes one vector of it.
+What a tile remembers lies in one array whose planes are a known distance apart: of separate arrays LLVM would first
+have to prove that none overlaps another. A (tile, Gaussian) pair has a row of its own for its gradient, and the threads
+share tiles and Gaussians by rules that fix every sum's order: no result depends on their number or timing.
 """
 
 from __future__ import annotations
@@ -13,10 +14,35 @@ from typing import NamedTuple
 import numpy as np
 
 from geo_assets.splats.cpu.compiled import f32, kernel, parallel_kernel, prange
-from geo_assets.splats.cpu.projection import LEAST_ALPHA, MOST_ALPHA, TILE_PX
+from geo_assets.splats.cpu.projection import (
+    BLUE,
+    CENTRE,
+    CONIC,
+    GREEN,
+    LEAST_ALPHA,
+    LEVEL,
+    LOG_OPACITY,
+    MOST_ALPHA,
+    REACH,
+    RED,
+    TILE_PX,
+)
 
 OPAQUE = f32(1e-4)  # a pixel that lets less through is finished
-LOWEST_EXPONENT = f32(-6)  # exp(-6) < 1/255
+LOWEST_EXPONENT = f32(-5.6)  # exp(-5.6) < 1/255
+LOOK_EVERY = 16
+"""Entries after which a tile is asked whether anything is left to see."""
+
+PLANE = TILE_PX * TILE_PX
+THROUGH, LATEST = 0, PLANE
+SEEN_RED, SEEN_GREEN, SEEN_BLUE = 2 * PLANE, 3 * PLANE, 4 * PLANE  # forward: colour so far; backward: its gradient
+BEHIND = 5 * PLANE
+SUMS = 6 * PLANE  # six sums of an entry for each column of the tile: three colours, three moments in the row
+TILE_FLOATS = SUMS + 6 * TILE_PX
+
+SLOT_FLOATS = 9
+"""Sums over an entry's pixels: the gradient in red, green and blue, and with g the gradient in the exponent and d the
+pixel's place relative to the centre, the sums of g, g dx, g dy, g dx dx, g dx dy and g dy dy."""
 
 
 class Tiles(NamedTuple):
@@ -24,8 +50,9 @@ class Tiles(NamedTuple):
 
     starts: np.ndarray  # int64 [T + 1]: a tile's entries are members[starts[t] : starts[t + 1]]
     members: np.ndarray  # int32 [M]: the Gaussian of an entry
+    spans: np.ndarray  # uint8 [M, 2]: first and last row of the tile that it reaches
     slot_starts: np.ndarray  # int64 [V + 1]: a visible Gaussian's entries are slots[slot_starts[v] : ...]
-    slots: np.ndarray  # int32 [M]: the entry
+    slots: np.ndarray  # int32 [M]: the entry; of length 0 where no gradient is wanted
 
 
 class Picture(NamedTuple):
@@ -39,185 +66,294 @@ class Picture(NamedTuple):
 
 @kernel
 def exponential(x):
-    """``exp(x)`` for x from -6 to 0, to 1e-6, as (exp(x / 8))^8: a polynomial that LLVM can vectorise."""
+    """``exp(x)`` for x from -5.6 to 0, to 2e-6 of its value, as (exp(x / 8))^8 by a polynomial that is best on there."""
     y = x * f32(0.125)
-    p = f32(1) + y * (
-        f32(1)
-        + y
-        * (f32(0.5) + y * (f32(0.16666667) + y * (f32(0.041666667) + y * (f32(0.008333333) + y * f32(0.001388889)))))
+    p = f32(0.99999994) + y * (
+        f32(0.9999915) + y * (f32(0.49987075) + y * (f32(0.16593106) + y * (f32(0.03970883) + y * f32(0.0058131367))))
     )
     p = p * p
     p = p * p
     return p * p
 
 
+# -- which tiles an ellipse touches -------------------------------------------------------------------------------
+
+
 @kernel
-def sort_into_tiles(order, boxes, columns, starts, members, slot_starts, slots):
-    """Distribute the Gaussians, given from near to far, to the tiles they touch.
+def tile_columns(ellipse, width):
+    """First and last tile column that the ellipse where alpha is 1/255 touches, within the image."""
+    u, reach = ellipse[CENTRE], ellipse[REACH]
+    first = max(math.ceil(u - reach - f32(0.5)), 0) // TILE_PX
+    return first, min(math.floor(u + reach - f32(0.5)), width - 1) // TILE_PX
+
+
+@kernel
+def rows_within(ellipse, column, width, height):
+    """First and last row of the image whose pixel centres in a tile column lie in the ellipse.
+
+    The top and bottom of an ellipse between two verticals are those of the whole ellipse, or lie on a vertical.
+    """
+    u, v, reach_x, reach_y = ellipse[CENTRE], ellipse[CENTRE + 1], ellipse[REACH], ellipse[REACH + 1]
+    cxx, cxy, cyy = ellipse[CONIC], ellipse[CONIC + 1], ellipse[CONIC + 2]
+    left = f32(TILE_PX * column) + f32(0.5)
+    right = min(left + f32(TILE_PX - 1), f32(width) - f32(0.5))
+    from_x, to_x = max(left - u, -reach_x), min(right - u, reach_x)
+    lowest = -cxy / cxx * reach_y  # where the ellipse reaches farthest down; farthest up is opposite
+    x_low, x_high = min(max(lowest, from_x), to_x), min(max(-lowest, from_x), to_x)
+    shrunk = (cxx * cyy - cxy * cxy) / cyy
+    low = (-cxy * x_low + math.sqrt(max(cyy * (ellipse[LEVEL] - shrunk * x_low * x_low), f32(0)))) / cyy
+    high = (-cxy * x_high - math.sqrt(max(cyy * (ellipse[LEVEL] - shrunk * x_high * x_high), f32(0)))) / cyy
+    first = max(math.ceil(v + max(high, -reach_y) - f32(0.51)), 0)
+    return first, min(math.floor(v + min(low, reach_y) - f32(0.49)), height - 1)
+
+
+@parallel_kernel
+def count_entries(order, table, width, height, counts, n_entries):
+    """Count the entries of each tile and of each Gaussian.
 
     Args:
-        order: visible Gaussians from near to far [V].
-        boxes: first and last tile column, first and last tile row of each Gaussian [N, 4].
-        columns: tiles in a row.
-        starts: result [T + 1].
-        members: result, room for all entries.
-        slot_starts: result [V + 1].
-        slots: result, room for all entries.
+        order: visible Gaussians from near to far [V]; each row of ``counts`` is about an equal share of them.
+        table: the ellipses.
+        width: of the image [px].
+        height: of the image [px].
+        counts: result [shares, T].
+        n_entries: result [V].
     """
-    starts[:] = 0
-    for n in order:
-        for row in range(boxes[n, 2], boxes[n, 3] + 1):
-            for column in range(boxes[n, 0], boxes[n, 1] + 1):
-                starts[row * columns + column + 1] += 1
-    for tile in range(starts.shape[0] - 1):
-        starts[tile + 1] += starts[tile]
-    cursor = starts[:-1].copy()
-    entry = 0
-    for v in range(order.shape[0]):
-        n = order[v]
-        slot_starts[v] = entry
-        for row in range(boxes[n, 2], boxes[n, 3] + 1):
-            for column in range(boxes[n, 0], boxes[n, 1] + 1):
-                place = cursor[row * columns + column]
-                cursor[row * columns + column] = place + 1
-                members[place] = n
-                slots[entry] = place
-                entry += 1
-    slot_starts[order.shape[0]] = entry
+    shares, columns = counts.shape[0], (width + TILE_PX - 1) // TILE_PX
+    for share in prange(shares):
+        counts[share] = 0
+        for v in range(share * order.shape[0] // shares, (share + 1) * order.shape[0] // shares):
+            ellipse, total = table[order[v]], 0
+            first_column, last_column = tile_columns(ellipse, width)
+            for column in range(first_column, last_column + 1):
+                first, last = rows_within(ellipse, column, width, height)
+                if first > last:
+                    continue
+                for tile_row in range(first // TILE_PX, last // TILE_PX + 1):
+                    counts[share, tile_row * columns + column] += 1
+                total += last // TILE_PX - first // TILE_PX + 1
+            n_entries[v] = total
+
+
+@kernel
+def begin_entries(counts, n_entries, starts, slot_starts):
+    """Where each tile's and each Gaussian's entries begin; ``counts`` become places of each share's first entries."""
+    place = 0
+    for tile in range(counts.shape[1]):
+        starts[tile] = place
+        for share in range(counts.shape[0]):
+            n = counts[share, tile]
+            counts[share, tile] = place
+            place += n
+    starts[counts.shape[1]] = place
+    slot = 0
+    for v in range(n_entries.shape[0]):
+        slot_starts[v] = slot
+        slot += n_entries[v]
+    slot_starts[n_entries.shape[0]] = slot
 
 
 @parallel_kernel
-def blend(tiles, ellipses, columns, width, height, background, image, transmittance, last, ends):
-    """Fill the arrays of a picture: colour += transmittance * alpha * colour of the Gaussian, nearest first."""
-    starts, members, _, _ = tiles
-    centres, conics, half_height, _, colours, opacities, _, _, _ = ellipses
-    for tile in prange(starts.shape[0] - 1):
-        top, left = (tile // columns) * TILE_PX, (tile % columns) * TILE_PX
-        through = np.ones((TILE_PX, TILE_PX), np.float32)
-        red = np.zeros((TILE_PX, TILE_PX), np.float32)
-        green = np.zeros((TILE_PX, TILE_PX), np.float32)
-        blue = np.zeros((TILE_PX, TILE_PX), np.float32)
-        latest = np.full((TILE_PX, TILE_PX), -1, np.int32)
-        first, end = starts[tile], starts[tile + 1]
-        for entry in range(starts[tile], starts[tile + 1]):
-            if (entry - first) & 31 == 31:  # now and then: is anything left to see?
-                brightest = f32(0)
-                for j in range(TILE_PX):
-                    for i in range(TILE_PX):
-                        brightest = max(brightest, through[j, i])
-                if brightest < OPAQUE:
+def fill_entries(order, table, width, height, places, members, spans, slot_starts, slots):
+    """Distribute the Gaussians to the tiles that they touch, as counted; see :class:`Tiles`."""
+    shares, columns = places.shape[0], (width + TILE_PX - 1) // TILE_PX
+    for share in prange(shares):
+        for v in range(share * order.shape[0] // shares, (share + 1) * order.shape[0] // shares):
+            ellipse, slot = table[order[v]], slot_starts[v]
+            first_column, last_column = tile_columns(ellipse, width)
+            for column in range(first_column, last_column + 1):
+                first, last = rows_within(ellipse, column, width, height)
+                if first > last:
+                    continue
+                for tile_row in range(first // TILE_PX, last // TILE_PX + 1):
+                    tile = tile_row * columns + column
+                    place = places[share, tile]
+                    places[share, tile] = place + 1
+                    members[place] = order[v]
+                    spans[place, 0] = max(first - tile_row * TILE_PX, 0)
+                    spans[place, 1] = min(last - tile_row * TILE_PX, TILE_PX - 1)
+                    if slots.shape[0]:
+                        slots[slot] = place
+                        slot += 1
+
+
+# -- forward ------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def blend_entry(ellipse, left, top, first_row, last_row, number, tile):
+    """Blend one ellipse into a tile's planes: colour += transmittance * alpha * colour of the Gaussian."""
+    x, y = ellipse[CENTRE] - left, ellipse[CENTRE + 1] - top
+    half_cxx, cxy, half_cyy = f32(0.5) * ellipse[CONIC], ellipse[CONIC + 1], f32(0.5) * ellipse[CONIC + 2]
+    log_opacity, red, green, blue = ellipse[LOG_OPACITY], ellipse[RED], ellipse[GREEN], ellipse[BLUE]
+    for j in range(first_row, last_row + 1):
+        dy = f32(j) - y
+        constant, linear = log_opacity - half_cyy * dy * dy, -cxy * dy
+        row = (j * TILE_PX) & (PLANE - 1)
+        for i in range(TILE_PX):
+            at = row + i
+            dx = f32(i) - x
+            exponent = max(constant + dx * (linear - half_cxx * dx), LOWEST_EXPONENT)
+            alpha = min(exponential(exponent), MOST_ALPHA)
+            before = tile[THROUGH + at]
+            counts = (alpha >= LEAST_ALPHA) and (before >= OPAQUE)
+            weight = alpha * before if counts else f32(0)
+            tile[SEEN_RED + at] += weight * red
+            tile[SEEN_GREEN + at] += weight * green
+            tile[SEEN_BLUE + at] += weight * blue
+            tile[THROUGH + at] = before - weight
+            tile[LATEST + at] = number if counts else tile[LATEST + at]
+
+
+@kernel
+def is_finished(tile):
+    """Whether no pixel of a tile lets anything through any more."""
+    brightest = f32(0)
+    for at in range(THROUGH, THROUGH + PLANE):
+        brightest = max(brightest, tile[at])
+    return brightest < OPAQUE
+
+
+@parallel_kernel
+def blend(hands, tiles, table, width, height, background, image, transmittance, last, ends):
+    """Fill the last four, the arrays of a :class:`Picture`, nearest Gaussians first.
+
+    ``hands`` are the tiles that each thread is dealt, -1 for none [threads, ...]; ``background`` is the colour behind
+    everything [3].
+    """
+    columns = (width + TILE_PX - 1) // TILE_PX
+    starts, members, spans = tiles.starts, tiles.members, tiles.spans
+    for hand in prange(hands.shape[0]):
+        tile = np.empty(TILE_FLOATS, np.float32)
+        for t in hands[hand]:
+            if t < 0:
+                continue
+            top, left = (t // columns) * TILE_PX, (t % columns) * TILE_PX
+            tile[:] = f32(0)
+            tile[THROUGH : THROUGH + PLANE] = f32(1)
+            tile[LATEST : LATEST + PLANE] = f32(-1)
+            first, end = starts[t], starts[t + 1]
+            for entry in range(first, starts[t + 1]):
+                number = entry - first
+                if number % LOOK_EVERY == LOOK_EVERY - 1 and is_finished(tile):
                     end = entry
                     break
-            n = members[entry]
-            x, y = centres[n, 0] - f32(left) - f32(0.5), centres[n, 1] - f32(top) - f32(0.5)
-            cxx, cxy, cyy, opacity = conics[n, 0], conics[n, 1], conics[n, 2], opacities[n]
-            r, g, b = colours[n, 0], colours[n, 1], colours[n, 2]
-            number = np.int32(entry - first)
-            for j in range(max(math.ceil(y - half_height[n]), 0), min(math.floor(y + half_height[n]), TILE_PX - 1) + 1):
-                dy = f32(j) - y
-                constant, linear = f32(-0.5) * cyy * dy * dy, -cxy * dy
-                for i in range(TILE_PX):
-                    dx = f32(i) - x
-                    exponent = max(constant + dx * (linear - f32(0.5) * cxx * dx), LOWEST_EXPONENT)
-                    alpha = min(opacity * exponential(exponent), MOST_ALPHA)
-                    before = through[j, i]
-                    counts = (alpha >= LEAST_ALPHA) and (before >= OPAQUE)
-                    alpha = alpha if counts else f32(0)
-                    weight = alpha * before
-                    red[j, i] += weight * r
-                    green[j, i] += weight * g
-                    blue[j, i] += weight * b
-                    through[j, i] = before - weight
-                    latest[j, i] = number if counts else latest[j, i]
-        ends[tile] = end
-        for j in range(min(TILE_PX, height - top)):
-            for i in range(min(TILE_PX, width - left)):
-                rest = through[j, i]
-                image[top + j, left + i, 0] = red[j, i] + rest * background[0]
-                image[top + j, left + i, 1] = green[j, i] + rest * background[1]
-                image[top + j, left + i, 2] = blue[j, i] + rest * background[2]
-                transmittance[top + j, left + i] = rest
-                last[top + j, left + i] = latest[j, i]
+                blend_entry(
+                    table[members[entry]],
+                    f32(left) + f32(0.5),
+                    f32(top) + f32(0.5),
+                    np.intp(spans[entry, 0]),
+                    np.intp(spans[entry, 1]),
+                    f32(number),
+                    tile,
+                )
+            ends[t] = end
+            for j in range(min(TILE_PX, height - top)):
+                for i in range(min(TILE_PX, width - left)):
+                    at = j * TILE_PX + i
+                    rest = tile[THROUGH + at]
+                    image[top + j, left + i, 0] = tile[SEEN_RED + at] + rest * background[0]
+                    image[top + j, left + i, 1] = tile[SEEN_GREEN + at] + rest * background[1]
+                    image[top + j, left + i, 2] = tile[SEEN_BLUE + at] + rest * background[2]
+                    transmittance[top + j, left + i] = rest
+                    last[top + j, left + i] = np.int32(tile[LATEST + at])
+
+
+# -- backward -----------------------------------------------------------------------------------------------------
+
+
+@kernel
+def entry_backward(ellipse, left, top, first_row, last_row, number, tile, slot):
+    """The sums of an entry (see :data:`SLOT_FLOATS`), and the tile's planes as they were before it."""
+    x, y = ellipse[CENTRE] - left, ellipse[CENTRE + 1] - top
+    half_cxx, cxy, half_cyy = f32(0.5) * ellipse[CONIC], ellipse[CONIC + 1], f32(0.5) * ellipse[CONIC + 2]
+    log_opacity, red, green, blue = ellipse[LOG_OPACITY], ellipse[RED], ellipse[GREEN], ellipse[BLUE]
+    for i in range(SUMS, SUMS + 6 * TILE_PX):
+        tile[i] = f32(0)
+    for j in range(first_row, last_row + 1):
+        dy = f32(j) - y
+        constant, linear = log_opacity - half_cyy * dy * dy, -cxy * dy
+        row = (j * TILE_PX) & (PLANE - 1)
+        for i in range(TILE_PX):
+            at = row + i
+            dx = f32(i) - x
+            exponent = max(constant + dx * (linear - half_cxx * dx), LOWEST_EXPONENT)
+            raw = exponential(exponent)
+            alpha = min(raw, MOST_ALPHA)
+            counts = (alpha >= LEAST_ALPHA) and (number <= tile[LATEST + at])
+            alpha = alpha if counts else f32(0)
+            inverse = f32(1) / (f32(1) - alpha)
+            before = tile[THROUGH + at] * inverse
+            tile[THROUGH + at] = before
+            weight = alpha * before
+            g_red, g_green, g_blue = tile[SEEN_RED + at], tile[SEEN_GREEN + at], tile[SEEN_BLUE + at]
+            own = red * g_red + green * g_green + blue * g_blue
+            behind = tile[BEHIND + at]
+            g = raw * (own * before - behind * inverse)
+            g = g if (counts and raw < MOST_ALPHA) else f32(0)
+            tile[BEHIND + at] = behind + weight * own
+            tile[SUMS + i] += weight * g_red
+            tile[SUMS + TILE_PX + i] += weight * g_green
+            tile[SUMS + 2 * TILE_PX + i] += weight * g_blue
+            tile[SUMS + 3 * TILE_PX + i] += g
+            tile[SUMS + 4 * TILE_PX + i] += g * dy
+            tile[SUMS + 5 * TILE_PX + i] += g * dy * dy
+    s_red = s_green = s_blue = s_0 = s_x = s_y = s_xx = s_xy = s_yy = f32(0)
+    for i in range(TILE_PX):
+        dx = f32(i) - x
+        g, g_y = tile[SUMS + 3 * TILE_PX + i], tile[SUMS + 4 * TILE_PX + i]
+        s_red += tile[SUMS + i]
+        s_green += tile[SUMS + TILE_PX + i]
+        s_blue += tile[SUMS + 2 * TILE_PX + i]
+        s_0 += g
+        s_x += g * dx
+        s_y += g_y
+        s_xx += g * dx * dx
+        s_xy += g_y * dx
+        s_yy += tile[SUMS + 5 * TILE_PX + i]
+    slot[0], slot[1], slot[2], slot[3], slot[4] = s_red, s_green, s_blue, s_0, s_x
+    slot[5], slot[6], slot[7], slot[8] = s_y, s_xx, s_xy, s_yy
 
 
 @parallel_kernel
-def blend_backward(tiles, ellipses, columns, width, height, background, picture, image_gradient, slot_gradients):
-    """Gradient of the loss in colour (3), opacity, conic (3) and centre (2) of each entry, from far to near.
+def blend_backward(hands, tiles, table, width, height, background, picture, image_gradient, slot_gradients):
+    """Sums of the gradient over each entry's pixels (see :data:`SLOT_FLOATS`), from far to near.
 
     With C the colour behind an entry, d(image)/d(alpha) = transmittance before it * its colour - C / (1 - alpha).
-    ``behind`` carries C times the image's gradient along; transmittance is recovered by dividing.
+    The plane ``BEHIND`` carries C times the image's gradient along; transmittance is recovered by dividing.
     """
-    starts, members, _, _ = tiles
-    centres, conics, half_height, _, colours, opacities, _, _, _ = ellipses
-    _, transmittance, last, ends = picture
-    for tile in prange(starts.shape[0] - 1):
-        top, left = (tile // columns) * TILE_PX, (tile % columns) * TILE_PX
-        through = np.ones((TILE_PX, TILE_PX), np.float32)
-        latest = np.full((TILE_PX, TILE_PX), -1, np.int32)
-        g_red = np.zeros((TILE_PX, TILE_PX), np.float32)
-        g_green = np.zeros((TILE_PX, TILE_PX), np.float32)
-        g_blue = np.zeros((TILE_PX, TILE_PX), np.float32)
-        behind = np.zeros((TILE_PX, TILE_PX), np.float32)
-        for j in range(min(TILE_PX, height - top)):
-            for i in range(min(TILE_PX, width - left)):
-                rest = transmittance[top + j, left + i]
-                gr, gg, gb = (
-                    image_gradient[top + j, left + i, 0],
-                    image_gradient[top + j, left + i, 1],
-                    image_gradient[top + j, left + i, 2],
+    columns = (width + TILE_PX - 1) // TILE_PX
+    starts, members, spans = tiles.starts, tiles.members, tiles.spans
+    transmittance, last, ends = picture.transmittance, picture.last, picture.ends
+    for hand in prange(hands.shape[0]):
+        tile = np.empty(TILE_FLOATS, np.float32)
+        for t in hands[hand]:
+            if t < 0:
+                continue
+            top, left = (t // columns) * TILE_PX, (t % columns) * TILE_PX
+            tile[:] = f32(0)
+            tile[THROUGH : THROUGH + PLANE] = f32(1)
+            tile[LATEST : LATEST + PLANE] = f32(-1)
+            for j in range(min(TILE_PX, height - top)):
+                for i in range(min(TILE_PX, width - left)):
+                    at = j * TILE_PX + i
+                    rest = transmittance[top + j, left + i]
+                    red = image_gradient[top + j, left + i, 0]
+                    green = image_gradient[top + j, left + i, 1]
+                    blue = image_gradient[top + j, left + i, 2]
+                    tile[THROUGH + at], tile[LATEST + at] = rest, f32(last[top + j, left + i])
+                    tile[SEEN_RED + at], tile[SEEN_GREEN + at], tile[SEEN_BLUE + at] = red, green, blue
+                    tile[BEHIND + at] = rest * (background[0] * red + background[1] * green + background[2] * blue)
+            first = starts[t]
+            slot_gradients[ends[t] : starts[t + 1]] = f32(0)
+            for entry in range(ends[t] - 1, first - 1, -1):
+                entry_backward(
+                    table[members[entry]],
+                    f32(left) + f32(0.5),
+                    f32(top) + f32(0.5),
+                    np.intp(spans[entry, 0]),
+                    np.intp(spans[entry, 1]),
+                    f32(entry - first),
+                    tile,
+                    slot_gradients[entry],
                 )
-                through[j, i], latest[j, i] = rest, last[top + j, left + i]
-                g_red[j, i], g_green[j, i], g_blue[j, i] = gr, gg, gb
-                behind[j, i] = rest * (background[0] * gr + background[1] * gg + background[2] * gb)
-        first = starts[tile]
-        for entry in range(ends[tile], starts[tile + 1]):
-            for c in range(9):
-                slot_gradients[entry, c] = f32(0)
-        for entry in range(ends[tile] - 1, first - 1, -1):
-            n = members[entry]
-            x, y = centres[n, 0] - f32(left) - f32(0.5), centres[n, 1] - f32(top) - f32(0.5)
-            cxx, cxy, cyy, opacity = conics[n, 0], conics[n, 1], conics[n, 2], opacities[n]
-            r, g, b = colours[n, 0], colours[n, 1], colours[n, 2]
-            number = np.int32(entry - first)
-            s_red = s_green = s_blue = s_opacity = s_cxx = s_cxy = s_cyy = s_x = s_y = f32(0)
-            for j in range(max(math.ceil(y - half_height[n]), 0), min(math.floor(y + half_height[n]), TILE_PX - 1) + 1):
-                dy = f32(j) - y
-                constant, linear = f32(-0.5) * cyy * dy * dy, -cxy * dy
-                sum_0 = sum_1 = sum_2 = row_red = row_green = row_blue = row_opacity = f32(0)
-                for i in range(TILE_PX):
-                    dx = f32(i) - x
-                    exponent = max(constant + dx * (linear - f32(0.5) * cxx * dx), LOWEST_EXPONENT)
-                    falloff = exponential(exponent)
-                    raw = opacity * falloff
-                    alpha = min(raw, MOST_ALPHA)
-                    counts = (alpha >= LEAST_ALPHA) and (number <= latest[j, i])
-                    alpha = alpha if counts else f32(0)
-                    inverse = f32(1) / (f32(1) - alpha)
-                    before = through[j, i] * inverse
-                    through[j, i] = before
-                    weight = alpha * before
-                    gr, gg, gb = g_red[j, i], g_green[j, i], g_blue[j, i]
-                    row_red += weight * gr
-                    row_green += weight * gg
-                    row_blue += weight * gb
-                    own = r * gr + g * gg + b * gb
-                    g_alpha = own * before - behind[j, i] * inverse
-                    behind[j, i] += weight * own
-                    g_alpha = g_alpha if (counts and raw < MOST_ALPHA) else f32(0)
-                    row_opacity += falloff * g_alpha
-                    g_exponent = raw * g_alpha
-                    sum_0 += g_exponent
-                    sum_1 += g_exponent * dx
-                    sum_2 += g_exponent * dx * dx
-                s_red += row_red
-                s_green += row_green
-                s_blue += row_blue
-                s_opacity += row_opacity
-                s_cxx -= f32(0.5) * sum_2
-                s_cxy -= dy * sum_1
-                s_cyy -= f32(0.5) * dy * dy * sum_0
-                s_x += cxx * sum_1 + cxy * dy * sum_0
-                s_y += cyy * dy * sum_0 + cxy * sum_1
-            out = slot_gradients[entry]
-            out[0], out[1], out[2], out[3], out[4] = s_red, s_green, s_blue, s_opacity, s_cxx
-            out[5], out[6], out[7], out[8] = s_cxy, s_cyy, s_x, s_y

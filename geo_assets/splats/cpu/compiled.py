@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ def _use_writable_cache() -> None:
 
 
 _use_writable_cache()
+# Threads that wait for each other go to sleep. Spinning, as libgomp does otherwise, takes the core from the thread that
+# is waited for as soon as another program runs: measured, a step then takes several times as long as on one thread.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import numba  # noqa: E402  (reads NUMBA_CACHE_DIR when it is imported)
+import numba  # noqa: E402  (reads both when it is imported)
 import numpy as np  # noqa: E402
 from numba.core import config  # noqa: E402
 
@@ -36,6 +40,10 @@ if os.environ.get("NUMBA_CACHE_DIR"):
 
 f32 = np.float32
 prange = numba.prange
+MOST_THREADS = 4
+"""More are not used unless they are asked for."""
+FIRST_TRIAL_AFTER, LAST_TRIAL_AFTER, TRIAL_STEPS = 50, 800, 4
+"""Steps between two trials, at first and when nothing changes, and the steps of each number of threads in one."""
 _FAST: dict[str, Any] = {"fastmath": True, "error_model": "numpy", "cache": True}
 
 
@@ -52,6 +60,56 @@ def parallel_kernel(function: Any) -> Any:
 def use_threads(wanted: int) -> int:
     """Set how many threads the kernels use; 0 means up to four. Returns the number set."""
     most = config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]  # built at run time
-    count = max(1, min(wanted or 4, os.cpu_count() or 1, most))
+    count = max(1, min(wanted or MOST_THREADS, _cores(), most))
     numba.set_num_threads(count)
     return count
+
+
+def threads_in_use() -> int:
+    """How many threads the kernels use."""
+    return int(numba.get_num_threads())
+
+
+class Threads:
+    """How many threads a long piece of work uses: as many as were asked for, or what is faster here and now.
+
+    Threads help a step of some milliseconds only while a core is free for each of them: beside other programs the
+    slowest one is waited for several times a step. So now and then a few steps are timed on one thread and on all, and
+    the faster number is kept; nothing but the time depends on it.
+
+    Args:
+        wanted: number of threads; 0 to find out, up to four.
+    """
+
+    def __init__(self, wanted: int) -> None:
+        most = use_threads(wanted)
+        self._counts = (1, most) if wanted == 0 and most > 1 else (most,)
+        self._wait, self._step = FIRST_TRIAL_AFTER, 0
+        self._marks: list[float] = []
+        self.chosen = most
+
+    def next_step(self) -> None:
+        """To be called before each step."""
+        into_trial = self._step - self._wait
+        self._step += 1
+        if len(self._counts) == 1 or into_trial < 0:
+            numba.set_num_threads(self.chosen)
+            return
+        which, steps = divmod(into_trial, TRIAL_STEPS)
+        if steps == 0:
+            self._marks.append(time.perf_counter())
+        if which == len(self._counts):
+            self._choose()
+            which = self._counts.index(self.chosen)
+        numba.set_num_threads(self._counts[which])
+
+    def _choose(self) -> None:
+        """Keep the faster number; the longer it has been the same, the later the next trial."""
+        fastest = self._counts[int(np.argmin(np.diff(self._marks)))]
+        self._wait = min(2 * self._wait, LAST_TRIAL_AFTER) if fastest == self.chosen else FIRST_TRIAL_AFTER
+        self.chosen, self._marks, self._step = fastest, [], 1
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,27 +18,39 @@ def log_luminances(views: list[View], n_points: int) -> np.ndarray:
     for view in views:
         column = np.clip(view.point_px[:, 0].astype(int), 0, view.camera.width - 1)
         row = np.clip(view.point_px[:, 1].astype(int), 0, view.camera.height - 1)
-        luminances.append(np.log(view.photo[row, column].mean(axis=1) + 4.0))
+        counts = np.ones(len(row), bool) if view.mask is None else view.mask[row, column]
+        values = np.log(view.photo[row, column].mean(axis=1) + 4.0)
+        luminances.append((view.point_rows[counts], values[counts]))
     total, count = np.zeros(n_points), np.zeros(n_points)
-    for view, values in zip(views, luminances, strict=True):
-        np.add.at(total, view.point_rows, values)
-        np.add.at(count, view.point_rows, 1)
+    for rows, values in luminances:
+        np.add.at(total, rows, values)
+        np.add.at(count, rows, 1)
     result = np.zeros(len(views))
-    for i, (view, values) in enumerate(zip(views, luminances, strict=True)):
-        shared = count[view.point_rows] > 1
+    for i, (rows, values) in enumerate(luminances):
+        shared = count[rows] > 1
         if shared.sum() >= 10:
-            n = count[view.point_rows][shared]
-            others = (total[view.point_rows][shared] - values[shared]) / (n - 1)
+            n = count[rows][shared]
+            others = (total[rows][shared] - values[shared]) / (n - 1)
             # Against the mean of the others the difference is n / (n - 1) of the one against all.
             result[i] = np.median((values[shared] - others) * (n - 1) / n)
     return result
 
 
-def groups(views: list[View], n_points: int) -> list[str] | None:
-    """What shares an exposure: photos of a sequence, or each photo alone; None where exposure hardly varies.
+def groups(views: list[View], n_points: int, setting: str = "auto") -> list[str] | None:
+    """The group of each view that shares an exposure; None for no exposures at all.
 
-    A sequence is taken as one where its photos agree among themselves and sequences differ.
+    Args:
+        views: the photos that are trained on.
+        n_points: number of the scene's points.
+        setting: ``image`` for each photo alone, ``sequence`` for the photos of a sequence, ``off``, or ``auto``: off
+            where exposure hardly varies, by sequence where the photos of each agree, else by image.
     """
+    if setting == "off" or len(views) < 2:
+        return None
+    if setting == "image":
+        return [view.name for view in views]
+    if setting == "sequence":
+        return [view.sequence or view.name for view in views]
     differences = log_luminances(views, n_points)
     sequences = np.array([view.sequence or view.name for view in views])
     means = {s: differences[sequences == s].mean() for s in set(sequences)}
@@ -51,31 +63,37 @@ def groups(views: list[View], n_points: int) -> list[str] | None:
 
 
 class Exposure:
-    """Log gains and biases [G, 3, 2] of the groups, learnt along with the splat."""
+    """Log gains and biases [G, 3, 2] of the groups, learnt along with the splat.
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = sorted(set(names))
+    Args:
+        of: the group of each view that is trained on.
+    """
+
+    def __init__(self, of: list[str]) -> None:
+        self.names, shares = np.unique(of, return_counts=True)
+        self.of = np.searchsorted(self.names, of)
+        self._shares = (shares / shares.sum()).astype(np.float32)[:, None, None]
         self.values = np.zeros((len(self.names), 3, 2), np.float32)
         self.first, self.second = np.zeros_like(self.values), np.zeros_like(self.values)
 
-    def apply(self, image: Floats, name: str) -> Floats:
-        """The image as the group's camera would have exposed it."""
-        gain, bias = self._of(name)
+    def apply(self, image: Floats, view: int) -> Floats:
+        """The image as the camera of a view would have exposed it."""
+        gain, bias = self._of(view)
         return image * gain + bias
 
-    def learn(self, gradient: Floats, image: Floats, name: str) -> Floats:
+    def learn(self, gradient: Floats, image: Floats, view: int) -> Floats:
         """Take a step against the gradient in the exposed image; returns the gradient in the image before exposure."""
-        i = self.names.index(name)
-        gain, _ = self._of(name)
+        i = self.of[view]
+        gain, _ = self._of(view)
         through = gradient * gain
         slope = np.stack([(through * image).sum((0, 1)), gradient.sum((0, 1))], axis=-1) + PULL_TO_ZERO * self.values[i]
         self.first[i] += 0.1 * (slope - self.first[i])
         self.second[i] += 0.01 * (slope**2 - self.second[i])
         self.values[i] -= RATE * self.first[i] / (np.sqrt(self.second[i]) + 1e-10)
-        # The splat's own brightness is free, so the mean gain is held at one.
-        self.values[..., 0] -= self.values[..., 0].mean(axis=0)
-        return through
+        # The splat's own brightness is free, so it is held at that of the mean photo.
+        self.values -= (self._shares * self.values).sum(axis=0)
+        return np.ascontiguousarray(through, np.float32)
 
-    def _of(self, name: str) -> tuple[Floats, Floats]:
-        values = self.values[self.names.index(name)]
+    def _of(self, view: int) -> tuple[Floats, Floats]:
+        values = self.values[self.of[view]]
         return np.exp(values[:, 0]), values[:, 1]
