@@ -168,15 +168,17 @@ class Splats(_Part):
     """Training of the splat of a box; what is left open is set by the engine that trains."""
 
     engine: str = Field(default="auto", description="an entry point of the group geo_assets.splat_engines, or auto")
-    steps: int | None = Field(default=None, ge=1, description="optimisation steps: 2,000 on a CPU, 30,000 on a GPU")
+    steps: int | None = Field(default=None, ge=1, description="optimisation steps: 3,000 on a CPU, 30,000 on a GPU")
     max_splats: int | None = Field(
-        default=None, ge=1, description="most Gaussians: 20,000 on a CPU, 1 million on a GPU"
+        default=None, ge=1, description="most Gaussians: 30,000 on a CPU, 1 million on a GPU"
     )
     sh_degree: int | None = Field(default=None, ge=0, le=3, description="spherical harmonics: 1 on a CPU, 3 on a GPU")
     max_image_px: int | None = Field(
-        default=None, ge=16, description="long side that photos are reduced to: 640 px on a CPU, 1,920 px on a GPU"
+        default=None, ge=16, description="long side that photos are reduced to: 480 px on a CPU, 1,920 px on a GPU"
     )
-    learning_rate_scale: float = Field(default=2.0, gt=0, description="factor on the rates of the engine cpu")
+    learning_rate_scale: float = Field(
+        default=2.0, gt=0, description="factor on the rates of cpu, and of gsplat below 5,000 steps"
+    )
     exposure: Literal["auto", "off", "sequence", "image"] = Field(
         default="auto", description="what has an exposure of its own; auto looks at the photos"
     )
@@ -193,7 +195,7 @@ class Splats(_Part):
     )
     command: str | None = Field(
         default=None,
-        description="your own trainer: {dataset} {out_ply} {steps} {max_splats} {sh_degree} {seed} are filled in",
+        description="your own trainer: {dataset} {out_ply} {steps} {max_splats} {sh_degree} {seed} {masks} {holdout_every} are filled in",
     )
     extra_args: tuple[str, ...] = Field(default=(), description="more arguments for an external program")
 

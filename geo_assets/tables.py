@@ -502,20 +502,30 @@ engine          string   engine that trained it
 engine_version  string   its version
 steps           int      optimisation steps
 n_splats        int      Gaussians
+n_registered    int      photos of the sparse model
+n_points        int      points of the sparse model
+n_components    int      placed components of the box, of which the largest alone is trained
 n_train         int      photos trained on
 n_holdout       int      photos held out
+n_left_out      int      photos that a mask hides nearly altogether, neither trained on nor held out
 init_psnr_db    float    PSNR of the held-out photos before training [dB]
 psnr_db         float    PSNR of the held-out photos [dB]
 ssim            float    SSIM of the held-out photos
 cc_psnr_db      float    PSNR of the held-out photos after a colour fit [dB]
-train_psnr_db   float    PSNR of the photos trained on [dB]
+sequence_psnr_db float   PSNR of the held-out photos after the gains of their sequences, learnt from photos trained on [dB]
+train_psnr_db   float    PSNR of the photos trained on, of 50 evenly spread where there are more [dB]
 engine_psnr_db  float    PSNR of the held-out photos as the engine itself says [dB]; null where it does not
 n_sky           int      Gaussians of the sky, kept in a file of their own
 n_masked        int      photos of which a mask hides a part
+in_view_share   float    share of the Gaussians that lie within the picture of some camera
+distance_ratio  float    median distance of the Gaussians from the middle of the cameras, over that of the points
+size_ratio      float    spread of the Gaussians over that of the points; far from 1 where the engine scaled the scene
 width           int      width of the judged photos [px]
 height          int      height of the judged photos [px]
 ply_bytes       int      size of the PLY file [B]
 seconds         float    seconds of training
+peak_rss_mb     float    most memory of this process, or of one that it started, until then [MB]
+peak_gpu_mb     float    most memory on the GPU as the engine says [MB]; null where it does not
 path            string   folder of the splat in the lake
 """,
     ),
@@ -528,6 +538,7 @@ split           string   train or holdout
 psnr_db         float    PSNR [dB]
 ssim            float    SSIM
 cc_psnr_db      float    PSNR after a colour fit [dB]
+sequence_psnr_db float   PSNR after the gains of its sequence [dB]; of held-out photos
 """,
         sort="image_id",
     ),
@@ -537,7 +548,10 @@ cc_psnr_db      float    PSNR after a colour fit [dB]
         """
 box             string   the box
 n_splats        int      Gaussians of the box that lie in its cell
+n_pieces        int      pieces that it is streamed in, at all levels of detail
+bytes           int      size of these [B]
 aligned         bool     whether the joint alignment of the city moved it
+seam_m          float    nine tenths of the edges that it and a box beside it both show differ by less [m], with the worst such box
 lon             float    longitude of the box frame's origin [deg]
 lat             float    latitude of the box frame's origin [deg]
 alt_m           float    height of the box frame's origin above the ellipsoid [m]

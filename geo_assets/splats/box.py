@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,84 +16,133 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from geo_assets.errors import SourceError, TrainingError
+from geo_assets.errors import GeoAssetsError, SourceError, TrainingError
 from geo_assets.geodesy import LocalFrame
 from geo_assets.lake import Lake
 from geo_assets.settings import Splats
-from geo_assets.splats.cameras import Scene
-from geo_assets.splats.dataset import make_dataset, read_scene
+from geo_assets.splats.cameras import Scene, View
+from geo_assets.splats.dataset import (
+    Made,
+    check_memory,
+    check_room,
+    make_dataset,
+    mask_path,
+    read_scene,
+    with_photo,
+)
 from geo_assets.splats.engine import SplatEngine, SplatRequest, SplatResult, choose_engine
-from geo_assets.splats.gaussians import Gaussians
+from geo_assets.splats.exports import write_exports
+from geo_assets.splats.gaussians import SH, Gaussians, coefficients, joined
 from geo_assets.splats.georeference import read_frame, splat_reference
-from geo_assets.splats.judge import Score, judge, mean
+from geo_assets.splats.judge import MOST_TRAINED, Score, SequenceGains, evenly, judge, mean
 from geo_assets.splats.ply import cleaned, read_ply, write_ply
-from geo_assets.splats.preview import compare, contact_sheet, inline_jpeg, jpeg, median_view
+from geo_assets.splats.preview import compare, contact_sheet, curve_png, inline_jpeg, jpeg, median_view
+from geo_assets.splats.quality import geometry, misplaced
 from geo_assets.splats.viewer import MOST_SPLATS, viewer_page
 from geo_assets.tables import TABLES
 
-FEWEST_PHOTOS = 3
+FEWEST_PHOTOS, FEW_PHOTOS = 3, 20
+EXPORT_REACH_M = 2000.0
+"""SPZ keeps a quarter of a millimetre up to here."""
+_LINES_OF_ERROR = 20
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class BoxSplat:
-    """Rows of ``splat_ply`` and ``splat_views``, figures for people, and two small JPEGs."""
+    """What came out of a box.
+
+    Args:
+        splat: the row of ``splat_ply``.
+        views: rows of ``splat_views``.
+        figures: for people.
+        pictures: small ones by name: compare, preview, curve.
+        curve: the course of the training: step, n_splats, loss, psnr_db, as far as the engine tells.
+    """
 
     splat: pd.DataFrame
     views: pd.DataFrame
     figures: dict[str, Any]
     pictures: dict[str, bytes] = field(default_factory=dict)
+    curve: tuple[dict[str, float], ...] = ()
 
 
 def splat_of_box(lake: Lake, city: str, box: str, options: Splats, log: Log) -> BoxSplat:
     """Train the largest placed model of a box and publish everything under ``files/splats``.
 
-    A box without a model, or with fewer than three registered photos, gives one row that says so.
+    A box without a model, or with fewer than three photos that can be used, gives one row that says so.
 
     Raises:
-        GeoAssetsError: sparse_models of the box is not there.
-        TrainingError: the engine failed, or what it made does not fit the photos' frame.
+        GeoAssetsError: sparse_models of the box is not there, or photos are missing.
+        TrainingError: the disk or the memory is too small, the engine failed, or what it made does not lie in the
+            photos' frame.
     """
     where = {"city": city, "box": box}
     models = lake.read("sparse_models", city=city, box=box)
     placed = models.query("status == 'placed'").sort_values("component")
     if placed.empty:
-        log(
-            f"splat_ply[{box}|{city}]: no placed sparse model ({', '.join(models.status) or 'no photos'}); nothing to train."
-        )
+        why = ", ".join(sorted(set(models.status))) or "no photos"
+        log(f"splat_ply[{box}|{city}]: no placed sparse model ({why}); nothing to train. See sparse_models.")
         return not_trained("empty" if models.empty else "too_few")
     model = placed.iloc[0]
-    if model.n_registered < FEWEST_PHOTOS or model.n_points == 0:
-        log(
-            f"splat_ply[{box}|{city}]: the sparse model has {model.n_registered} registered photos and {model.n_points} points; at least {FEWEST_PHOTOS} photos are needed (20 or more recommended). See sparse_models."
-        )
+    too_little = _too_little(int(model.n_registered), int(model.n_points))
+    if too_little:
+        log(f"splat_ply[{box}|{city}]: {too_little} See sparse_models ({_registered(model)}).")
         return not_trained("too_few")
+    if len(placed) > 1:
+        log(
+            f"splat_ply[{box}|{city}]: the box has {len(placed)} placed components; the largest alone is trained ({model.n_registered} of {placed.n_registered.sum()} placed photos)."
+        )
     engine = choose_engine(options, log)
     cameras = lake.read("model_cameras", city=city, box=box).query(f"component == {int(model.component)}")
     with tempfile.TemporaryDirectory(prefix="geo_assets_splat_") as folder:
         scratch = Path(folder)
+        _check_needs(lake, where, cameras, options, engine, scratch)
         dataset, out = scratch / "dataset", scratch / "out"
         dataset.mkdir()
         out.mkdir()
+        photos = _photos(lake, city, box, cameras, scratch / "photos")
+        masks, warnings = _masks(lake, city, box, cameras, scratch / "masks") if options.masks else ({}, [])
         with lake.local(str(model.path)) as model_folder:
-            photos = _photos(lake, city, box, cameras, scratch / "photos")
-            make_dataset(
+            made = make_dataset(
                 model_folder,
                 photos,
                 dataset,
                 max_image_px=options.max_image_px or engine.effort.max_image_px,
                 threads=options.threads,
                 sequences=_sequences(lake, city, box),
+                masks=masks,
             )
+        warnings = [*warnings, *made.warnings]
+        _tell_of_masks(made, warnings, log)
+        if made.n_photos < FEWEST_PHOTOS:
+            log(f"splat_ply[{box}|{city}]: {_too_little(made.n_photos, int(model.n_points))}")
+            return not_trained("too_few")
         with lake.local(lake.key("models", "geo.json", **where)) as geo:
             frame = read_frame(geo)
-        made = train_dataset(
-            dataset, out, options, log, engine=engine, scratch_name=f"{city}.{box}", title=f"{city} {box}", frame=frame
+        known = {
+            "n_registered": int(model.n_registered),
+            "n_images": _whole(model.n_images),
+            "n_components": len(placed),
+            "n_left_out": len(made.left_out),
+            "n_bad_masks": len(warnings),
+        }
+        trained = train_dataset(
+            dataset,
+            out,
+            options,
+            log,
+            engine=engine,
+            scratch_name=f"{city}.{box}",
+            title=f"{city} {box}",
+            frame=frame,
+            known=known,
         )
         lake.publish(out, lake.key("splats", **where))
-    return dataclasses.replace(made, splat=made.splat.assign(path=lake.key("splats", **where)))
+    return dataclasses.replace(trained, splat=trained.splat.assign(path=lake.key("splats", **where)))
 
 
 def train_dataset(
@@ -104,18 +155,25 @@ def train_dataset(
     scratch_name: str,
     title: str,
     frame: LocalFrame,
+    known: dict[str, Any] | None = None,
 ) -> BoxSplat:
     """Train a dataset, judge the result and write all its files.
 
     Args:
         dataset: made by :func:`geo_assets.splats.dataset.make_dataset`.
-        out: an empty folder: splat.ply, splat.geo.json, viewer.html, compare.jpg, preview.jpg, train.json, train.log.
+        out: an empty folder: splat.ply, sky.ply where the engine keeps the sky apart, splat.geo.json, the exports,
+            viewer.html, compare.jpg, preview.jpg, train.json, train.log.
         options: settings of the training.
         log: progress.
         engine: what trains.
         scratch_name: names the folder in which a killed training finds its checkpoint again.
-        title: of the viewer page.
+        title: of the pages.
         frame: where the dataset's origin lies.
+        known: figures of the sparse model that the dataset was made of.
+
+    Raises:
+        TrainingError: the engine failed, or what it made does not lie in the photos' frame; its figure ``log`` holds
+            the last lines.
     """
     lines: list[str] = []
 
@@ -124,59 +182,127 @@ def train_dataset(
         log(line)
 
     began = time.monotonic()
-    scene = read_scene(dataset)
-    every = options.holdout_every if len(scene.views) >= options.holdout_every else len(scene.views)
+    scene = read_scene(dataset, photos=False)
     scratch = _scratch(scratch_name)
-    request = SplatRequest(
+    if len(scene.views) < FEW_PHOTOS:
+        tell(f"Only {len(scene.views)} photos: {FEW_PHOTOS} or more are recommended, fewer are learnt by heart.")
+    with tempfile.TemporaryDirectory(prefix="geo_assets_made_", dir=out.parent) as made_in:
+        request = _request(dataset, Path(made_in), scratch, options, engine, len(scene.views))
+        try:
+            result = engine.train(request, tell)
+            place, sky = _checked(result)
+        except GeoAssetsError as error:
+            _keep_logs(Path(made_in), scratch, lines)
+            error.figures.setdefault("log", "\n".join(lines[-_LINES_OF_ERROR:]))
+            error.figures.setdefault("log_folder", str(scratch))
+            raise
+        _keep_logs(Path(made_in), out, lines)
+    shutil.rmtree(scratch, ignore_errors=True)
+    if result.steps_done < request.steps:
+        tell(f"{result.engine} stopped after {result.steps_done:,} of {request.steps:,} steps ({_limit(request)}).")
+    write_ply(out / "splat.ply", place)
+    if sky is not None:
+        write_ply(out / "sky.ply", sky)
+    shown = place if sky is None else joined([place, sky], max(place.degree, sky.degree))
+    start, scores = _judged(scene, dataset, shown, request)
+    placed = geometry(read_ply(out / "splat.ply"), scene)
+    figures = (known or {}) | _figures(scene, dataset, result, start, scores)
+    figures |= dataclasses.asdict(placed) | {
+        "n_splats": len(place),
+        "n_sky": 0 if sky is None else len(sky),
+        "dropped": result.n_splats - len(place),
+        "ply_bytes": (out / "splat.ply").stat().st_size,
+        "peak_rss_mb": _peak_rss_mb(),
+    }
+    fault = misplaced(figures)
+    if fault:
+        raise TrainingError(fault, **{k: v for k, v in figures.items() if v is not None})
+    best = with_photo(median_view(scene.views, [s for s in scores if s.split == "holdout"] or scores), dataset)
+    side_by_side, sheet = compare(shown, best), contact_sheet(shown, scene)
+    (out / "compare.jpg").write_bytes(jpeg(side_by_side))
+    (out / "preview.jpg").write_bytes(jpeg(sheet))
+    (out / "splat.geo.json").write_text(json.dumps(splat_reference(frame), indent=1))
+    figures["shown_in_page"] = _write_page(out / "viewer.html", place, sky, best, title)
+    figures["export_bytes"] = _export(out, place, frame, title, tell)
+    tell(f"Held-out PSNR {figures['psnr_db'] or 0:.2f} dB (before training {figures['init_psnr_db'] or 0:.2f} dB)")
+    _write_protocol(out, options, result, figures, lines, time.monotonic() - began)
+    pictures = {"compare": inline_jpeg(side_by_side), "preview": inline_jpeg(sheet)}
+    if len(result.curve) > 1:
+        pictures["curve"] = curve_png(result.curve)
+    columns = TABLES["splat_ply"].column_names
+    row = pd.DataFrame([{"status": "trained"} | figures]).reindex(columns=columns)
+    views = pd.DataFrame([dataclasses.asdict(s) for s in scores])
+    return BoxSplat(row, views, figures, pictures, tuple(result.curve))
+
+
+def not_trained(status: str) -> BoxSplat:
+    """The result of a box that has nothing to train on."""
+    figures = {"status": status, "n_splats": 0}
+    columns = TABLES["splat_ply"].columns
+    zeros = {column.name: 0 for column in columns if column.type == "int" and column.name not in ("width", "height")}
+    row = pd.DataFrame([{"status": status} | zeros]).reindex(columns=[column.name for column in columns])
+    return BoxSplat(row, TABLES["splat_views"].empty(), figures)
+
+
+# -- what goes in -------------------------------------------------------------------------------------------
+
+
+def _too_little(n_photos: int, n_points: int) -> str | None:
+    """Why a model cannot be trained; None where it can."""
+    if n_points == 0:
+        return "the sparse model has no 3D points; nothing to start from."
+    if n_photos < FEWEST_PHOTOS:
+        return f"{n_photos} photos can be used; at least {FEWEST_PHOTOS} are needed ({FEW_PHOTOS} or more recommended)."
+    return None
+
+
+def _registered(model: Any) -> str:
+    images = _whole(model.n_images)
+    return f"{model.n_registered} {'' if images is None else f'of {images} '}images registered"
+
+
+def _whole(value: Any) -> int | None:
+    return None if pd.isna(value) else int(value)
+
+
+def _request(
+    dataset: Path, out: Path, scratch: Path, options: Splats, engine: SplatEngine, n_photos: int
+) -> SplatRequest:
+    return SplatRequest(
         dataset_dir=dataset,
         out_dir=out,
         scratch_dir=scratch,
         steps=options.steps or engine.effort.steps,
         max_splats=options.max_splats or engine.effort.max_splats,
-        sh_degree=engine.effort.sh_degree if options.sh_degree is None else options.sh_degree,
+        sh_degree=_degree(options, engine),
         max_image_px=options.max_image_px or engine.effort.max_image_px,
         seed=options.seed,
-        holdout_every=every,
+        holdout_every=min(options.holdout_every, n_photos),
         learning_rate_scale=options.learning_rate_scale,
         exposure=options.exposure,
         threads=options.threads,
         timeout_s=options.timeout_s,
         extra_args=options.extra_args,
     )
-    if len(scene.views) < 20:
-        tell(f"Only {len(scene.views)} photos: 20 or more are recommended, fewer are learnt by heart.")
-    result = engine.train(request, tell)
-    shutil.rmtree(scratch, ignore_errors=True)
-    gaussians = _checked(result)
-    write_ply(out / "splat.ply", gaussians)
-    if result.ply_path != out / "splat.ply" and result.ply_path.parent == out:
-        result.ply_path.unlink()
-    start, scores = _judged(scene, gaussians, request)
-    figures = _figures(scene, result, start, scores, out / "splat.ply")
-    figures |= {"n_splats": len(gaussians), "dropped": result.n_splats - len(gaussians)}
-    _check_frame(result, figures)
-    best = median_view(scene.views, [s for s in scores if s.split == "holdout"] or scores)
-    side_by_side, sheet = compare(gaussians, best), contact_sheet(gaussians, scene)
-    (out / "compare.jpg").write_bytes(jpeg(side_by_side))
-    (out / "preview.jpg").write_bytes(jpeg(sheet))
-    (out / "splat.geo.json").write_text(json.dumps(splat_reference(frame), indent=1))
-    shown = gaussians.most_opaque(MOST_SPLATS)
-    (out / "viewer.html").write_text(viewer_page(shown, best.camera, title=title), encoding="utf8")
-    tell(f"Held-out PSNR {figures['psnr_db'] or 0:.2f} dB (before training {figures['init_psnr_db'] or 0:.2f} dB)")
-    _write_protocol(out, options, result, figures, lines, time.monotonic() - began)
-    pictures = {"compare": inline_jpeg(side_by_side), "preview": inline_jpeg(sheet)}
-    columns = TABLES["splat_ply"].column_names
-    row = pd.DataFrame([{"status": "trained"} | figures]).reindex(columns=columns)
-    return BoxSplat(row, pd.DataFrame([dataclasses.asdict(s) for s in scores]), figures, pictures)
 
 
-def not_trained(status: str) -> BoxSplat:
-    """The result of a box that has nothing to train on; no rows at all where there are no photos."""
-    figures = {"status": status, "n_splats": 0}
-    columns = TABLES["splat_ply"].column_names
-    zeros = dict.fromkeys(("n_splats", "n_train", "n_holdout", "n_sky", "n_masked", "steps", "ply_bytes"), 0)
-    row = pd.DataFrame([{"status": status} | zeros]).reindex(columns=columns)
-    return BoxSplat(row, TABLES["splat_views"].empty(), figures)
+def _degree(options: Splats, engine: SplatEngine) -> int:
+    return engine.effort.sh_degree if options.sh_degree is None else options.sh_degree
+
+
+def _check_needs(
+    lake: Lake, where: dict[str, str], cameras: pd.DataFrame, options: Splats, engine: SplatEngine, scratch: Path
+) -> None:
+    """Refuse what does not fit on the disk or into the memory before any work is done."""
+    images = lake.read_if_any("gps_db", ["image_id", "width", "height"], city=where["city"], box=where["box"])
+    sizes = images.loc[images.image_id.isin(set(cameras.image_id)), ["width", "height"]].dropna().to_numpy(float)
+    long_side = options.max_image_px or engine.effort.max_image_px
+    n_splats, pixels = options.max_splats or engine.effort.max_splats, sizes.prod(axis=1)
+    per_splat = 4 * (SH + 3 + 3 * coefficients(_degree(options, engine)))
+    check_room(scratch, int(pixels.sum()), len(sizes), n_splats, per_splat)
+    if engine.name == "cpu":  # others have processes of their own, with a memory that we do not know
+        reduced = pixels * np.minimum(1, long_side / sizes.max(axis=1, initial=1)) ** 2
+        check_memory(int(reduced.sum()), len(sizes), n_splats, per_splat)
 
 
 def _photos(lake: Lake, city: str, box: str, cameras: pd.DataFrame, folder: Path) -> Path:
@@ -199,6 +325,33 @@ def _photos(lake: Lake, city: str, box: str, cameras: pd.DataFrame, folder: Path
     return folder
 
 
+def _masks(lake: Lake, city: str, box: str, cameras: pd.DataFrame, folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The masks of a model's photos by file name, and a sentence for each that is not there."""
+    folder.mkdir()
+    images = lake.read_if_any("gps_db", ["image_id", "mask_path"], city=city, box=box)
+    masks, warnings = {}, []
+    for image_id, key in images[images.image_id.isin(set(cameras.image_id))].itertuples(index=False):
+        if not isinstance(key, str):
+            continue
+        if not lake.exists(key):
+            warnings.append(f"The mask of {image_id}.jpg is not in the lake ({key}); the photo is used without.")
+            continue
+        target = folder / f"{image_id}.jpg.png"
+        lake.link(key, target)
+        masks[f"{image_id}.jpg"] = target
+    return masks, warnings
+
+
+def _tell_of_masks(made: Made, warnings: list[str], log: Log) -> None:
+    if made.left_out:
+        log(
+            f"{len(made.left_out)} photos are left out since their mask hides nearly all of them, the first: {', '.join(made.left_out[:3])}."
+        )
+    if warnings:
+        more = f" And {len(warnings) - 3} more." if len(warnings) > 3 else ""
+        log(" ".join(warnings[:3]) + more + " Materialize gps_db of the box again.")
+
+
 def _sequences(lake: Lake, city: str, box: str) -> dict[str, str]:
     images = lake.read_if_any("gps_db", ["image_id", "sequence_id"], city=city, box=box)
     return {f"{i}.jpg": s for i, s in zip(images.image_id, images.sequence_id.fillna(""), strict=True)}
@@ -214,31 +367,59 @@ def _scratch(name: str) -> Path:
     return folder
 
 
-def _checked(result: SplatResult) -> Gaussians:
-    """The Gaussians of an engine's PLY that are fit for viewers."""
+# -- what comes out -----------------------------------------------------------------------------------------
+
+
+def _checked(result: SplatResult) -> tuple[Gaussians, Gaussians | None]:
+    """The Gaussians of an engine's PLY that are fit for viewers, and those of its sky."""
     if not result.ply_path.exists():
-        raise TrainingError(f"{result.engine} finished but wrote no PLY at {result.ply_path.name}. See train.log.")
-    found = cleaned(read_ply(result.ply_path))
-    if not len(found.gaussians):
-        raise TrainingError(f"{result.engine} wrote a PLY in which no Gaussian is visible and finite. See train.log.")
-    return found.gaussians
+        raise TrainingError(
+            f"{result.engine} finished but wrote no PLY ({result.ply_path.name}). The last lines of its log are in the metadata of this run, all of it in log_folder."
+        )
+    place = cleaned(read_ply(result.ply_path)).gaussians
+    if not len(place):
+        raise TrainingError(
+            f"{result.engine} wrote a PLY in which no Gaussian is visible and finite. Lower splats.learning_rate_scale, or look at the photos."
+        )
+    if result.sky_path is None or not result.sky_path.exists():
+        return place, None
+    sky = cleaned(read_ply(result.sky_path)).gaussians
+    return place, sky if len(sky) else None
 
 
-def _judged(scene: Scene, gaussians: Gaussians, request: SplatRequest) -> tuple[list[Score], list[Score]]:
-    """Scores of the held-out photos before training, and of all photos after it."""
+def _keep_logs(made_in: Path, folder: Path, lines: list[str]) -> None:
+    """Logs of the engine, and ours as ``train.log``: what failed leaves them where its checkpoint lies."""
+    for path in sorted(made_in.glob("*.log")):
+        shutil.copy(path, folder / path.name)
+    (folder / "train.log").write_text("\n".join(lines) + "\n")
+
+
+def _limit(request: SplatRequest) -> str:
+    return "it says no reason" if request.timeout_s is None else f"splats.timeout_s is {request.timeout_s:g} s"
+
+
+def _judged(scene: Scene, dataset: Path, shown: Gaussians, request: SplatRequest) -> tuple[list[Score], list[Score]]:
+    """Scores of the held-out photos before training; and of those, and of some trained on, after it.
+
+    One photo at a time is read, so that a thousand large ones need no memory.
+    """
     from geo_assets.splats.cpu.compiled import use_threads
     from geo_assets.splats.cpu.initial import initial_gaussians
 
     use_threads(request.threads)
-    held_out, trained = scene.held_out(request.holdout_every), scene.trained(request.holdout_every)
-    start = initial_gaussians(
-        scene, trained, max_splats=request.max_splats, degree=request.sh_degree, seed=request.seed
-    )
-    before = judge(start, held_out, "holdout")
-    return before, [*judge(gaussians, held_out, "holdout"), *judge(gaussians, trained, "train")]
+    held_out = scene.held_out(request.holdout_every)
+    trained = evenly(scene.trained(request.holdout_every), MOST_TRAINED)
+    seen = [with_photo(view, dataset) for view in trained]
+    start = initial_gaussians(scene, seen, max_splats=request.max_splats, degree=request.sh_degree, seed=request.seed)
+    before = judge(start, (with_photo(view, dataset) for view in held_out), "holdout")
+    gains = SequenceGains()
+    learnt = judge(shown, seen, "train", gains)
+    return before, [*judge(shown, (with_photo(view, dataset) for view in held_out), "holdout", gains), *learnt]
 
 
-def _figures(scene: Scene, result: SplatResult, start: list[Score], scores: list[Score], ply: Path) -> dict[str, Any]:
+def _figures(
+    scene: Scene, dataset: Path, result: SplatResult, start: list[Score], scores: list[Score]
+) -> dict[str, Any]:
     held_out = [s for s in scores if s.split == "holdout"]
     trained = [s for s in scores if s.split == "train"]
     camera = scene.views[0].camera
@@ -246,45 +427,75 @@ def _figures(scene: Scene, result: SplatResult, start: list[Score], scores: list
         "engine": result.engine,
         "engine_version": result.engine_version,
         "steps": result.steps_done,
-        "n_splats": result.n_splats,
-        "n_train": len(trained),
+        "n_points": len(scene.points),
+        "n_train": len(scene.views) - len(held_out),
+        "n_train_judged": len(trained),
         "n_holdout": len(held_out),
         "init_psnr_db": mean(start, "psnr_db"),
         "psnr_db": mean(held_out, "psnr_db"),
         "ssim": mean(held_out, "ssim"),
         "cc_psnr_db": mean(held_out, "cc_psnr_db"),
+        "sequence_psnr_db": mean(held_out, "sequence_psnr_db"),
         "train_psnr_db": mean(trained, "psnr_db"),
         "engine_psnr_db": result.metrics.get("psnr_db"),
-        "n_sky": 0,
-        "n_masked": sum(view.mask is not None for view in scene.views),
+        "n_masked": sum(mask_path(dataset, view.name).exists() for view in scene.views),
         "width": camera.width,
         "height": camera.height,
-        "ply_bytes": ply.stat().st_size,
         "seconds": result.seconds,
+        "seconds_per_step": result.seconds / max(result.steps_done, 1),
+        "peak_gpu_mb": result.peak_gpu_mb,
     }
 
 
-def _check_frame(result: SplatResult, figures: dict[str, Any]) -> None:
-    """An engine that moved or scaled the scene renders nothing right in our cameras, whatever it says itself."""
-    own, ours = result.metrics.get("psnr_db"), figures["psnr_db"]
-    if own is not None and ours is not None and own > ours + 3 and ours < (figures["init_psnr_db"] or 0) + 1:
-        raise TrainingError(
-            f"The PLY of {result.engine} does not line up with the cameras (held-out PSNR {ours:.1f} dB, the engine reported {own:.1f}): the engine normalised the scene. gsplat: add --no-normalize-world-space.",
-            psnr_db=ours,
-            engine_psnr_db=own,
-        )
+def _peak_rss_mb() -> float | None:
+    """Most memory of this process or of one of its children until now [MB]; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _write_page(path: Path, place: Gaussians, sky: Gaussians | None, first: View, title: str) -> int:
+    """The viewer page of place and sky; the number of Gaussians in it."""
+    room = MOST_SPLATS - (0 if sky is None else len(sky))
+    parts = [place.most_opaque(room)] if sky is None else [place.most_opaque(room), sky]
+    shown = joined(parts, max(part.degree for part in parts))
+    path.write_text(viewer_page(shown, first.camera, title=title), encoding="utf8")
+    return len(shown)
+
+
+def _export(out: Path, place: Gaussians, frame: LocalFrame, title: str, log: Log) -> dict[str, int]:
+    """Write the other forms of the place; sizes by file [B]. A far floater would cost all others their precision."""
+    near = place[np.linalg.norm(place.means, axis=1) < EXPORT_REACH_M]
+    if len(near) < len(place):
+        log(f"{len(place) - len(near):,} Gaussians lie farther than {EXPORT_REACH_M:g} m; they are in splat.ply alone.")
+    return write_exports(out, near, frame, title=title) if len(near) else {}
 
 
 def _write_protocol(
     out: Path, options: Splats, result: SplatResult, figures: dict[str, Any], lines: list[str], seconds: float
 ) -> None:
     protocol = {
-        "settings": options.model_dump(mode="json"),
+        "engine": result.engine,
+        "engine_version": result.engine_version,
         "command": list(result.command),
+        "settings": options.model_dump(mode="json"),
         "figures": figures,
         "engine_metrics": result.metrics,
         "curve": list(result.curve),
         "seconds_in_all": round(seconds, 2),
+        "log": "train.log",
     }
-    (out / "train.json").write_text(json.dumps(protocol, indent=1))
+    (out / "train.json").write_text(json.dumps(_finite(protocol), indent=1, allow_nan=False))
     (out / "train.log").write_text("\n".join(lines) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

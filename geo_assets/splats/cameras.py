@@ -80,7 +80,7 @@ class View:
     Args:
         name: file name of the photo; its stem is the image id.
         camera: where it was taken.
-        photo: uint8 [height, width, 3].
+        photo: uint8 [height, width, 3]; of no size where only the camera was read.
         sequence: what shares an exposure with it; empty where unknown.
         point_rows: rows of the scene's points that the photo observes [M].
         point_px: where it observes them, column and row [M, 2].

@@ -1,6 +1,8 @@
-"""Pictures of a splat for people: photos beside renders, and a look from above."""
+"""Pictures of a splat for people: a photo beside its render, a look from above, and the course of the training."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,10 @@ from geo_assets.splats.judge import Score
 from geo_assets.splats.render import SKY, as_bytes, render
 
 GAP_PX = 4
+FARTHEST_BACK_M = 14.0
 INLINE_PX = 900
+FULL_DIFFERENCE = 0.6
+"""Difference of colours from 0 to 1 that is shown as white."""
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -25,8 +30,21 @@ def median_view(views: list[View], scores: list[Score]) -> View:
 
 
 def compare(gaussians: Gaussians, view: View) -> Pixels:
-    """The photo on the left, the render on the right."""
-    return _row([view.photo, as_bytes(render(gaussians, view.camera))])
+    """The photo, its render, and where they differ; what a mask hides is dimmed in all three."""
+    seen = as_bytes(render(gaussians, view.camera))
+    return _row([_dimmed(part, view) for part in (view.photo, seen, difference(seen, view.photo))])
+
+
+def difference(image: Pixels, photo: Pixels) -> Pixels:
+    """Mean absolute difference of the colours, from black over red to white at :data:`FULL_DIFFERENCE`.
+
+    Args:
+        image: uint8 [H, W, 3].
+        photo: uint8 [H, W, 3].
+    """
+    share = np.abs(image.astype(np.int16) - photo).mean(axis=2) / (255 * FULL_DIFFERENCE)
+    ramp = 3 * np.clip(share, 0, 1)[..., None] - np.arange(3)  # red fills first, then green, then blue
+    return as_bytes(np.clip(ramp, 0, 1))
 
 
 def contact_sheet(gaussians: Gaussians, scene: Scene) -> Pixels:
@@ -34,18 +52,49 @@ def contact_sheet(gaussians: Gaussians, scene: Scene) -> Pixels:
     views = scene.views
     cameras = [views[0].camera, views[len(views) // 2].camera, views[-1].camera, raised_camera(scene)]
     seen = [as_bytes(render(gaussians, camera, background=SKY)) for camera in cameras]
-    return np.concatenate([_row(seen[:2]), _row(seen[2:])]) if _same(seen) else _row(seen)
+    rows = [_row(seen[:2]), _row(seen[2:])]
+    width = max(row.shape[1] for row in rows)
+    rows = [np.pad(r, ((0, GAP_PX), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows]
+    return np.concatenate(rows)[:-GAP_PX]
 
 
 def raised_camera(scene: Scene) -> Camera:
-    """A camera behind and above the middle of the path that looks at it, 30 degrees down."""
+    """A camera behind and above the middle of the path that looks along it, some 20 degrees down."""
     centres = np.array([view.camera.centre for view in scene.views])
     middle = scene.views[int(np.argmin(np.linalg.norm(centres - centres.mean(0), axis=1)))].camera
     forward = middle.forward * [1, 1, 0]
     length = np.linalg.norm(forward)
     forward = forward / length if length > 1e-6 else np.array([0.0, 1, 0])
-    back = 0.35 * scene.extent
-    return Camera.looking(middle.centre + np.array([0, 0, 0.6]) * back - back * forward, middle.centre, like=middle)
+    back = min(0.35 * scene.extent, FARTHEST_BACK_M)
+    eye = middle.centre + np.array([0, 0, 0.6]) * back - back * forward
+    return Camera.looking(eye, middle.centre + 0.7 * back * forward, like=middle)
+
+
+def curve_png(curve: Sequence[Mapping[str, float]]) -> bytes:
+    """The course of a training: held-out PSNR where it is known, else the loss, and the number of Gaussians.
+
+    Args:
+        curve: points with ``step``, ``n_splats``, ``loss`` and ``psnr_db``, as far as the engine tells them.
+    """
+    from matplotlib.figure import Figure
+
+    from geo_assets.pictures import figure_png
+
+    figure = Figure(figsize=(5.2, 2.6), layout="constrained")
+    axes = figure.subplots()
+    shown = next((name for name in ("psnr_db", "loss") if any(name in point for point in curve)), None)
+    if shown:
+        points = [(point["step"], point[shown]) for point in curve if shown in point]
+        axes.plot(*zip(*points, strict=True), "o-", color="#1f6f8b", markersize=3)
+    axes.set_xlabel("step")
+    axes.set_ylabel({"psnr_db": "held-out PSNR [dB]", "loss": "loss"}.get(shown or "", ""), color="#1f6f8b")
+    counts = [(point["step"], point["n_splats"]) for point in curve if "n_splats" in point]
+    if counts:
+        right = axes.twinx()
+        right.plot(*zip(*counts, strict=True), "--", color="#b5651d", linewidth=1)
+        right.set_ylabel("Gaussians", color="#b5651d")
+        right.set_ylim(bottom=0)
+    return figure_png(figure)
 
 
 def jpeg(pixels: Pixels, quality: int = 88) -> bytes:
@@ -58,8 +107,12 @@ def inline_jpeg(pixels: Pixels) -> bytes:
     return pictures.small_jpeg(Image.fromarray(pixels), longest_px=INLINE_PX)
 
 
-def _same(parts: list[Pixels]) -> bool:
-    return len({p.shape for p in parts}) == 1
+def _dimmed(pixels: Pixels, view: View) -> Pixels:
+    """The picture with what the mask hides pale and without colour."""
+    if view.mask is None:
+        return pixels
+    grey = (170 + pixels.mean(axis=2, keepdims=True) / 4).astype(np.uint8)
+    return np.where(view.mask[..., None], pixels, grey)
 
 
 def _row(parts: list[Pixels]) -> Pixels:

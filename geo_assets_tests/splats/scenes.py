@@ -46,8 +46,18 @@ def scene_of(
     return Scene(views, points, colours)
 
 
-def write_colmap(scene: Scene, model: Path, photos: Path, camera_model: str = "PINHOLE") -> None:
-    """A scene as a COLMAP model and its photos."""
+def write_colmap(
+    scene: Scene, model: Path, photos: Path, camera_model: str = "PINHOLE", *, distortion: float = 0.0
+) -> None:
+    """A scene as a COLMAP model and its photos.
+
+    Args:
+        scene: views of one camera.
+        model: result, the model's folder.
+        photos: result, the photos' folder.
+        camera_model: PINHOLE or SIMPLE_RADIAL.
+        distortion: of a radial camera; the photos are not distorted for it.
+    """
     import pycolmap
     from PIL import Image
 
@@ -57,7 +67,7 @@ def write_colmap(scene: Scene, model: Path, photos: Path, camera_model: str = "P
     first = scene.views[0].camera
     lens = {
         "PINHOLE": [first.fx, first.fy, first.cx, first.cy],
-        "SIMPLE_RADIAL": [first.fx, first.cx, first.cy, 0.0],
+        "SIMPLE_RADIAL": [first.fx, first.cx, first.cy, distortion],
     }[camera_model]
     camera = pycolmap.Camera(model=camera_model, width=first.width, height=first.height, params=lens, camera_id=1)
     reconstruction.add_camera_with_trivial_rig(camera)

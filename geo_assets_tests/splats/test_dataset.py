@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from geo_assets.errors import SourceError, TrainingError
-from geo_assets.splats.dataset import make_dataset, read_scene
+from geo_assets.splats import dataset as dataset_module
+from geo_assets.splats.dataset import check_memory, check_room, make_dataset, read_scene
 from geo_assets_tests.splats.scenes import blobs, ring, scene_of, write_colmap
 
 
@@ -45,3 +48,23 @@ def test_missing_photos_are_named(tmp_path: Path) -> None:
     (tmp_path / "images" / "001.jpg").unlink()
     with pytest.raises(SourceError, match=r"1 of 3 photos .* 001\.jpg is missing"):
         read_scene(tmp_path)
+
+
+def test_a_disk_that_is_too_small_is_refused_with_the_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 2_000_000_000
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    check_room(tmp_path, photo_px=10**9, n_photos=100, n_splats=100_000, bytes_per_splat=1000)
+    said = r"needs about 2\.7 GB in .* 2\.0 GB are free: 2\.0 GB for 200 photos of 10\.0 Mpx, 0\.5 GB for 5 files of 100,000 Gaussians of 1000 bytes, 0\.2 GB"
+    with pytest.raises(TrainingError, match=said):
+        check_room(tmp_path, photo_px=2 * 10**9, n_photos=200, n_splats=100_000, bytes_per_splat=1000)
+
+
+def test_too_little_memory_is_refused_with_the_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_module, "_available_bytes", lambda: 8 * 10**9)
+    check_memory(photo_px=9 * 10**8, n_photos=400, n_splats=1_000_000, bytes_per_splat=92)
+    with pytest.raises(TrainingError, match=r"15\.7 GB of memory, .* 10\.0 GB for 1,000 photos of 2\.0 Mpx, 5\.5 GB"):
+        check_memory(photo_px=2 * 10**9, n_photos=1000, n_splats=4_000_000, bytes_per_splat=92)
+    monkeypatch.setattr(dataset_module, "_available_bytes", lambda: None)
+    check_memory(photo_px=10**12, n_photos=1000, n_splats=10, bytes_per_splat=92)
