@@ -261,28 +261,115 @@ def demo(verbose: bool) -> None:
 @main.command()
 @click.argument("name", default="demo")
 @click.argument("box", required=False)
-@click.option("--print", "only_print", is_flag=True, help="print the addresses, open nothing")
-def show(name: str, box: str | None, only_print: bool) -> None:
-    """Open the splat of a city, or of one of its boxes, in the browser."""
+@click.option("--globe", is_flag=True, help="show it on the globe, in CesiumJS, which is fetched once")
+@click.option("--print", "only_print", is_flag=True, help="print the page's address on this disk, open nothing")
+@click.option("--host", default="127.0.0.1", show_default=True, help="where to serve; 0.0.0.0 shows it to the network")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="where to serve; any that is free by default")
+def show(name: str, box: str | None, globe: bool, only_print: bool, host: str, port: int) -> None:
+    """Open the splat of a city, or of one of its boxes, in the browser.
+
+    A large city and the globe need a server; it answers this machine alone until it is stopped with Ctrl+C.
+    """
     from geo_assets.lake import Lake
     from geo_assets.settings import load
+    from geo_assets.splats import serve
 
     lake = Lake(load().lake)
     load().city(name)
-    key = (
-        lake.key("splats", "viewer.html", city=name, box=box)
-        if box
-        else lake.key("splats_city", "viewer.html", city=name)
-    )
-    if not lake.exists(key):
-        what = f"splat_ply --city {name} --box {box}" if box else f"splat_city --city {name}"
+    page = serve.page_of(lake, name, box, globe=globe)
+    from_disk = Path(lake.uri(page.key)).absolute().as_uri() if lake.is_local else lake.uri(page.key)
+    if only_print or not page.served:
+        click.echo(from_disk)
+        if not only_print:
+            webbrowser.open(from_disk)
+        return
+    folders = {}
+    if globe:
+        from geo_assets.splats.cesium import cesium_folder, fetched, pinned
+
+        folders = {f"pages/{pinned().folder}": fetched(cesium_folder(lake), click.echo)}
+    app = serve.application(folders | serve.folders_of(lake), hosts=serve.allowed_hosts(host))
+    _serve(app, host, port, serve.web_path(page.key))
+
+
+@main.command()
+@click.argument("city")
+@click.argument("box", required=False)
+@click.option(
+    "--format",
+    "form",
+    required=True,
+    type=click.Choice(["ply", "spz", "compressed.ply", "tiles"]),
+    help="ply: every program, 100 bytes a Gaussian; compressed.ply: SuperSplat and PlayCanvas, a quarter of it; "
+    "spz: a fifth; tiles: 3D Tiles for CesiumJS, with a page that shows them",
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="file to write, or a folder; with tiles a folder"
+)
+@click.option(
+    "--version",
+    type=click.IntRange(2, 3),
+    default=3,
+    show_default=True,
+    help="of SPZ: 3 has finer rotations, 2 is what glTF readers expect",
+)
+@click.option("--sky", is_flag=True, help="with the sky, which is kept apart from the place")
+def splat(city: str, box: str | None, form: Any, out: Path, version: int, sky: bool) -> None:
+    """Write the splat of a BOX, or of the whole CITY, in a format for another program.
+
+    geo-assets splat demo r00c00 --format spz --out street.spz
+
+    geo-assets splat demo --format tiles --out globe/
+    """
+    from geo_assets.lake import Lake
+    from geo_assets.settings import load
+    from geo_assets.splats.exports import export_splat
+
+    if sky and form == "tiles":
+        raise click.UsageError("Tiles hold the place alone: a globe has a sky of its own.")
+    settings = load()
+    settings.city(city)
+    box = settings.box(city, box) if box else None
+    done = export_splat(Lake(settings.lake), city, box, form, out, version=version, sky=sky)
+    for path, size in list(done.items())[:5]:
+        click.echo(f"{path}: {size:,} bytes")
+    if len(done) > 5:
+        click.echo(f"{len(done)} files in {out}: {sum(done.values()):,} bytes")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="where to serve; any that is free by default")
+@click.option("--print", "only_print", is_flag=True, help="print the address, open nothing")
+def globe(folder: Path, port: int, only_print: bool) -> None:
+    """Show the tiles that `splat --format tiles` wrote to FOLDER on the globe; Ctrl+C stops it.
+
+    Of what is in the lake, `show --globe` shows the same. CesiumJS is fetched once with npm (23 MB).
+    """
+    from geo_assets.lake import Lake
+    from geo_assets.settings import load
+    from geo_assets.splats import serve
+    from geo_assets.splats.cesium import cesium_folder, fetched, pinned
+
+    if not (folder / "globe.html").is_file():
         raise GeoAssetsError(
-            f"There is no splat of {name} {box or ''} yet. Make it: geo-assets materialize --select {what}"
+            f"{folder} has no globe.html. Write one: geo-assets splat CITY --format tiles --out {folder}"
         )
-    address = Path(lake.uri(key)).absolute().as_uri() if lake.is_local else lake.uri(key)
-    click.echo(address)
-    if not only_print:
-        webbrowser.open(address)
+    cesium = fetched(cesium_folder(Lake(load().lake)), click.echo)
+    app = serve.application({pinned().folder: cesium, "": folder}, hosts=serve.allowed_hosts(serve.LOOPBACK))
+    _serve(app, serve.LOOPBACK, port, "globe.html", only_print)
+
+
+def _serve(app: Any, host: str, port: int, path: str, only_print: bool = False) -> None:
+    """Serve an application until it is stopped, and open one of its pages."""
+    from geo_assets.splats import serve
+
+    with serve.listening(host, port) as listener:
+        address = serve.address(listener, path)
+        click.echo(f"{address}\nCtrl+C stops the server.")
+        if not only_print:
+            webbrowser.open(address)
+        serve.serve(app, listener)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -1,4 +1,4 @@
-"""Make the pictures of the README from the demo's lake: the graph in the UI, the map of the boxes, the splats.
+"""Make the pictures of the README from the demo's lake: graph, map of the boxes, splats in the viewer and on the globe.
 
 Run ``make demo`` first, then ``make pictures``. They land in ``docs/pictures/``.
 """
@@ -20,6 +20,8 @@ import click
 from geo_assets.home import prepare_home
 from geo_assets.lake import Lake
 from geo_assets.settings import load
+from geo_assets.splats import serve
+from geo_assets.splats.cesium import cesium_folder, fetched, pinned
 from geo_assets_tests.browser.chromium import open_page, wait_until_drawn
 
 TARGET = Path(__file__).parent.parent / "docs" / "pictures"
@@ -98,14 +100,26 @@ def box_map(lake: Lake, target: Path) -> None:
     figure.savefig(target)
 
 
-def viewer(lake: Lake, key: str, target: Path) -> None:
-    """A viewer page of the lake."""
-    page_path = Path(lake.uri(key))
+def viewer(address: str, target: Path) -> None:
+    """A page of the SuperSplat viewer."""
     with open_page(1280, 720) as (page, _):
-        page.goto(page_path.as_uri(), wait_until="load", timeout=120_000)
-        png = wait_until_drawn(page)
+        page.goto(address, wait_until="load", timeout=120_000)
+        wait_until_drawn(page)
         page.wait_for_timeout(5_000)
-        target.write_bytes(page.screenshot(timeout=120_000) or png)
+        target.write_bytes(page.screenshot(timeout=120_000))
+
+
+def globe(address: str, target: Path) -> None:
+    """The tiles of a city in CesiumJS, once all that are in view have come."""
+    with open_page(1280, 720) as (page, _):
+        page.goto(address, wait_until="load", timeout=120_000)
+        page.wait_for_function(
+            "() => window.splatGlobe && window.splatGlobe.tileset.tilesLoaded"
+            " && window.splatGlobe.tileset.gaussianSplatPrimitive?.isStable",
+            timeout=300_000,
+        )
+        page.wait_for_timeout(5_000)
+        target.write_bytes(page.screenshot(timeout=120_000))
 
 
 def main() -> None:
@@ -115,8 +129,11 @@ def main() -> None:
     TARGET.mkdir(parents=True, exist_ok=True)
     lake = Lake(load().lake)
     box_map(lake, TARGET / "boxes.png")
-    viewer(lake, lake.key("splats", "viewer.html", city="demo", box="r00c00"), TARGET / "splat.png")
-    viewer(lake, lake.key("splats_city", "viewer.html", city="demo"), TARGET / "city.png")
+    viewer(Path(lake.uri(lake.key("splats", "viewer.html", city="demo", box="r00c00"))).as_uri(), TARGET / "splat.png")
+    folders = {f"pages/{pinned().folder}": fetched(cesium_folder(lake), click.echo)} | serve.folders_of(lake)
+    with serve.in_background(serve.application(folders)) as address:
+        viewer(address + serve.web_path(lake.key("splats_city", "index.html", city="demo")), TARGET / "city.png")
+        globe(address + serve.web_path(lake.key("splats_city", "globe.html", city="demo")), TARGET / "globe.png")
     asset_graph(TARGET / "asset_graph.png")
     for path in sorted(TARGET.glob("*.png")):
         click.echo(f"{path}  {path.stat().st_size // 1024} kB")

@@ -15,7 +15,7 @@ from geo_assets.settings import load
     pool="gpu",
     kinds={"python"},
     owners=["team:splats"],
-    code_version="1",
+    code_version="2",
 )
 def splat_ply(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Gaussian splat of the box (.ply) with its place on the Earth, its held-out quality and a viewer page."""
@@ -29,10 +29,16 @@ def splat_ply(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
             made = not_trained("empty")
         store.write("splat_views", made.views, **key.partition)
         facts = store.write("splat_ply", made.splat, **key.partition)
-    pictures = {name: picture(data, name) for name, data in made.pictures.items()}
-    folder = store.uri(store.key("splats", **key.partition))
-    pages = {"viewer": dg.MetadataValue.path(f"{folder}/viewer.html")} if made.pictures else {}
-    return dg.MaterializeResult(metadata=table_facts(facts) | plain(made.figures) | pictures | pages)
+    shown = {name: picture(data, name) for name, data in made.pictures.items()}
+    if made.curve:
+        names = [n for n in ("step", "n_splats", "loss", "psnr_db") if any(n in point for point in made.curve)]
+        schema = dg.TableSchema([dg.TableColumn(name, "float") for name in names])
+        records = [dg.TableRecord({name: point.get(name) for name in names}) for point in made.curve]
+        shown["training"] = dg.MetadataValue.table(records, schema)
+    if made.pictures:
+        folder = store.uri(store.key("splats", **key.partition))
+        shown |= {page: dg.MetadataValue.path(f"{folder}/{page}.html") for page in ("viewer", "globe")}
+    return dg.MaterializeResult(metadata=table_facts(facts) | plain(made.figures) | shown)
 
 
 @dg.asset(
@@ -41,10 +47,10 @@ def splat_ply(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
     group_name="splats",
     kinds={"python"},
     owners=["team:splats"],
-    code_version="1",
+    code_version="2",
 )
 def splat_city(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """All splats of the city in one frame, each box cut to its cell, with a viewer page."""
+    """All splats of the city in one frame, each box cut to its cell: levels of detail, a tileset, pages."""
     from geo_assets.splats.city import splat_of_city
 
     city, store = context.partition_key, lake.open()
@@ -54,7 +60,8 @@ def splat_city(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
         facts = store.write("splat_city", made.boxes, city=city)
     pictures = {"overview": picture(made.picture, "overview")} if made.picture else {}
     folder = store.uri(store.key("splats_city", city=city))
-    pages = {"viewer": dg.MetadataValue.path(f"{folder}/viewer.html")} if made.picture else {}
+    names = {"viewer": "viewer", "streamed": "index", "globe": "globe"} if made.picture else {}
+    pages = {label: dg.MetadataValue.path(f"{folder}/{page}.html") for label, page in names.items()}
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(made.figures) | pictures | pages)
 
 

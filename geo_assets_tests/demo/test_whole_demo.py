@@ -63,6 +63,23 @@ def test_splats_lie_at_their_true_place(finished_demo: Lake) -> None:
         assert np.linalg.norm(world[:, :3] - crossing, axis=1).max() < 90
 
 
+def test_the_files_of_a_splat_are_there(finished_demo: Lake) -> None:
+    for box in BOXES:
+        names = finished_demo.names(finished_demo.key("splats", city="demo", box=box))
+        wanted = {"splat.ply", "sky.ply", "splat.spz", "splat.compressed.ply", "tileset.json", "splat.glb"}
+        assert wanted | {"viewer.html", "globe.html", "compare.jpg", "preview.jpg"} <= set(names)
+    city = finished_demo.names(finished_demo.key("splats_city", city="demo"))
+    assert {"index.html", "viewer.html", "globe.html", "tileset.json", "tiles", "lod", "city.ply"} <= set(city)
+
+
+def test_facades_of_neighbouring_splats_line_up(finished_demo: Lake) -> None:
+    """Each box's splat, rendered from the cameras at its borders, beside that of its neighbour."""
+    boxes = finished_demo.read("splat_city", city="demo")
+    assert boxes["box"].tolist() == BOXES
+    assert all(boxes["aligned"].tolist())
+    assert max(boxes["seam_m"].tolist()) < 0.3
+
+
 def test_the_geotag_branch_ends_in_cells(finished_demo: Lake) -> None:
     cells = finished_demo.read("hierarchy_centroids")
     counts = cells.groupby("level").size()
