@@ -22,6 +22,7 @@
 -- cpu_seconds: Processor time of mapping, all components together [s].
 -- peak_mb: Peak memory of the largest process of mapping [MB].
 -- psnr_db: PSNR of the held-out photos [dB].
+-- sequence_psnr_db: The same after the gains of their sequences, learnt from the other photos [dB].
 -- ssim: SSIM of the held-out photos.
 -- gain_db: PSNR won over the state before training [dB].
 -- state: Furthest state: empty, harvested, matched, reconstructed or splat.
@@ -94,6 +95,7 @@ select
     m.cpu_seconds,
     m.peak_mb,
     s.psnr_db,
+    s.sequence_psnr_db,
     s.ssim,
     s.psnr_db - s.init_psnr_db as gain_db,
     case

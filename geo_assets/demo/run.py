@@ -52,13 +52,14 @@ def peak_memory_gb() -> float:
 def _say_results(lake: Any, say: Callable[[str], None]) -> None:
     with lake.connect("box_quality") as con:
         rows = con.execute(
-            "select box, n_images, n_registered, gps_median_m, reprojection_px, psnr_db, gain_db "
+            "select box, n_images, n_registered, gps_median_m, reprojection_px, psnr_db, sequence_psnr_db, gain_db "
             f"from box_quality where city = '{DEMO_CITY}' order by box"
         ).fetchall()
-    say("\nbox      images  registered  GPS median  reprojection  held-out PSNR  gain")
-    for box, images, registered, gps, pixels, psnr, gain in rows:
+    say("\nbox      images  registered  GPS median  reprojection  held-out PSNR  exposed alike  gain")
+    for box, images, registered, gps, pixels, psnr, exposed, gain in rows:
         say(
-            f"{box}  {images:>7}  {registered:>10}  {gps:>8.2f} m  {pixels:>9.2f} px  {psnr:>10.1f} dB  {gain:>4.1f} dB"
+            f"{box}  {images:>7}  {registered:>10}  {gps:>8.2f} m  {pixels:>9.2f} px  {psnr:>10.1f} dB  {exposed or psnr:>10.1f} dB"
+            f"  {gain:>4.1f} dB"
         )
     say(f"\nTables and files: {lake.root}")
     say(f"Queries:          duckdb {lake.root}/catalog.duckdb")

@@ -13,10 +13,9 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from geo_assets.files import replacing
@@ -26,11 +25,11 @@ from geo_assets.lake import Lake
 from geo_assets.splats import sog
 from geo_assets.splats.cameras import Camera
 from geo_assets.splats.city_boxes import seams, trained_boxes, within_cell
-from geo_assets.splats.city_page import MOST_IN_ONE_FILE, SKY_POINTS, city_page
-from geo_assets.splats.gaussians import SH_0, Gaussians, joined
+from geo_assets.splats.city_page import MOST_IN_ONE_FILE, city_page
+from geo_assets.splats.city_sky import Sky, city_sky, sky_seen
+from geo_assets.splats.gaussians import Gaussians, joined
 from geo_assets.splats.georeference import splat_reference
 from geo_assets.splats.globe import globe_page
-from geo_assets.splats.lod import quaternions_of
 from geo_assets.splats.ply import ply_bytes, read_ply, write_ply
 from geo_assets.splats.preview import inline_jpeg
 from geo_assets.splats.pyramid import Made, Piece, Pyramid, fetched, put_aside
@@ -44,24 +43,9 @@ MOST_IN_PLY = 5_000_000
 GLOBE_DEGREE = 1
 SKY_DISTANCE = 4.0
 """The dome of the sky stands so many times the city's radius away."""
-_SKY_NEIGHBOURS, _LEAST_SKY = 16, 0.1
 CESIUM_PX, WANTED_PX = 16.0, 0.5
 """CesiumJS refines a tile when its error covers 16 pixels. Ours is a mean over much that has not moved at all: when that
 is half a pixel, one begins to see it."""
-
-
-class Sky(NamedTuple):
-    """What is seen of a sky: unit directions [N, 3], colours [N, 3], opacities [N], and sizes as angles [N]."""
-
-    directions: npt.NDArray[np.float64]
-    colours: npt.NDArray[np.float64]
-    opacities: npt.NDArray[np.float64]
-    sizes: npt.NDArray[np.float64]
-
-    @classmethod
-    def none(cls) -> Sky:
-        """No sky at all."""
-        return cls(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -134,7 +118,7 @@ class _City:
     def add(self, gaussians: Gaussians, sky: Gaussians) -> tuple[int, int]:
         """Cut a box and write its pieces; their number, and their bytes as streamed."""
         before = self._n_pieces, self._streamed
-        self._skies.append(_sky_seen(sky))
+        self._skies.append(sky_seen(sky))
         if len(gaussians):
             self._n += len(gaussians)
             self._keep_whole(gaussians)
@@ -274,61 +258,6 @@ def join_plys(paths: list[Path], target: Path) -> None:
         sink.write(header.replace(b"element vertex 0\n", b"element vertex %d\n" % sum(sizes)) + end)
         for path in paths:
             sink.write(ply_bytes(read_ply(path).to_degree(max(degrees))).partition(end)[2])
-
-
-# -- the sky ----------------------------------------------------------------------------------------------------
-
-
-def _sky_seen(sky: Gaussians) -> Sky:
-    """What a box sees of the sky, from the middle of its dome's foot."""
-    if not len(sky):
-        return Sky.none()
-    middle = np.median(sky.means[:, :2].astype(float), axis=0)
-    offset = sky.means.astype(float) - [*middle, float(sky.means[:, 2].min())]
-    far = np.maximum(np.linalg.norm(offset, axis=1), 1e-9)
-    sizes = np.exp(sky.log_scales.max(axis=1).astype(float)) / far
-    return Sky(offset / far[:, None], 0.5 + SH_0 * sky.sh[:, 0].astype(float), sky.opacities.astype(float), sizes)
-
-
-def city_sky(skies: list[Sky], radius_m: float, n: int = SKY_POINTS) -> Gaussians:
-    """One dome for the skies of all boxes: in each of some even directions their mean colour; nothing where none saw.
-
-    Args:
-        skies: of the boxes.
-        radius_m: of the dome around the city's origin.
-        n: directions on the whole sphere.
-    """
-    from scipy.spatial import KDTree
-
-    sky = Sky(*(np.concatenate(part) for part in zip(*skies, strict=True)))
-    if not len(sky.directions):
-        return Gaussians.none()
-    index = np.arange(n) + 0.5
-    up, turn = 1 - 2 * index / n, math.pi * (1 + math.sqrt(5)) * index
-    points = np.column_stack([np.sqrt(1 - up**2) * np.cos(turn), np.sqrt(1 - up**2) * np.sin(turn), up])
-    near = min(_SKY_NEIGHBOURS, len(sky.directions))
-    apart, which = (np.asarray(part).reshape(n, near) for part in KDTree(sky.directions).query(points, k=near))
-    spacing = math.sqrt(4 * math.pi / n)
-    weights = sky.opacities[which] * np.exp(-0.5 * (apart / np.maximum(sky.sizes[which], spacing / 2)) ** 2)
-    seen = np.flatnonzero(weights.sum(axis=1) > _LEAST_SKY)
-    weights = weights[seen] / weights[seen].sum(axis=1, keepdims=True)
-    colours = np.einsum("nk,nkc->nc", weights, sky.colours[which[seen]])
-    return Gaussians.of(
-        points[seen] * radius_m,
-        np.tile(np.log(np.array([0.75, 0.75, 0.05]) * spacing * radius_m), (len(seen), 1)),
-        _facing(points[seen]),
-        np.full(len(seen), 4.0),
-        ((colours - 0.5) / SH_0)[:, None, :],
-    )
-
-
-def _facing(directions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Quaternions [N, 4] that turn the z axis to directions [N, 3]."""
-    helper = np.where(np.abs(directions[:, 2:]) < 0.9, [[0.0, 0, 1]], [[1.0, 0, 0]])
-    x = np.asarray(np.cross(helper, directions), float)
-    x = x / np.linalg.norm(x, axis=1, keepdims=True)
-    y = np.asarray(np.cross(directions, x), float)
-    return quaternions_of(np.stack([x, y, directions], axis=2))
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------

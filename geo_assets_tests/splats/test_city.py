@@ -16,8 +16,9 @@ from geo_assets.lake import Lake
 from geo_assets.splats import city as city_module
 from geo_assets.splats.box import not_trained
 from geo_assets.splats.cameras import Camera
-from geo_assets.splats.city import Sky, city_sky, splat_of_city
+from geo_assets.splats.city import splat_of_city
 from geo_assets.splats.city_boxes import within_cell
+from geo_assets.splats.city_sky import Sky, city_sky
 from geo_assets.splats.gaussians import Gaussians, quaternion_of, rotations_of
 from geo_assets.splats.georeference import between, read_frame, splat_reference
 from geo_assets.splats.ply import read_ply, write_ply
