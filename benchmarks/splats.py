@@ -39,7 +39,7 @@ from geo_assets.splats.cpu.density import column_rates
 from geo_assets.splats.cpu.loss import Loss
 from geo_assets.splats.cpu.rasteriser import Rasteriser
 from geo_assets.splats.dataset import SEQUENCES, make_dataset, read_scene
-from geo_assets.splats.engine import SplatRequest
+from geo_assets.splats.engine import ON_CPU, SplatRequest
 from geo_assets.splats.engines.cpu import CpuEngine
 from geo_assets.splats.engines.opensplat import OpenSplatEngine
 from geo_assets.splats.gaussians import Gaussians, joined
@@ -331,13 +331,15 @@ def command(
     datasets: tuple[Path, ...], quick: bool, lake: Path | None, city: str, box: str, rate: float, opensplat: Path | None
 ) -> None:
     use_threads(1)
-    steps = (250, 500) if quick else (500, 1000, 2000)
+    steps = (250, 500) if quick else (500, 1000, ON_CPU.steps)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         street = (
-            lake_dataset(Lake(lake), city, box, scratch / "street", 640) if lake else demo_dataset(scratch / "street")
+            lake_dataset(Lake(lake), city, box, scratch / "street", ON_CPU.max_image_px)
+            if lake
+            else demo_dataset(scratch / "street")
         )
-        request = SplatRequest(street, scratch, threads=1)
+        request = SplatRequest(street, scratch, max_splats=ON_CPU.max_splats, threads=1)
         began = time.process_time()
         trained(street, read_scene(street), replace(request, steps=2))
         click.echo(f"Compiling, or reading what was compiled: {time.process_time() - began:.1f} CPU s")

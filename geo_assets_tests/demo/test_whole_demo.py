@@ -24,8 +24,9 @@ def test_each_box_is_harvested_reconstructed_and_splatted(finished_demo: Lake, b
     perspective = images["camera_type"].tolist().count("perspective")
     assert placed[:, 0].sum() >= 0.95 * perspective
     assert placed[:, 1].max() < 1.5
-    assert row["psnr_db"] >= 22
-    assert row["gain_db"] >= 8
+    assert row["psnr_db"] >= 23
+    assert row["sequence_psnr_db"] >= 26.5
+    assert row["gain_db"] >= 10
 
 
 def test_every_image_of_the_world_is_in_exactly_one_box(finished_demo: Lake) -> None:
