@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from geo_assets.memory import peak_bytes
 from geo_assets.settings import DEMO_CITY
 
 
@@ -44,9 +43,7 @@ def peak_memory_gb() -> float:
 
     The sum is an upper bound of what was resident at once, as long as one child runs at a time.
     """
-    unit = 1 if sys.platform == "darwin" else 1024
-    usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage) * unit / 1e9
+    return sum(peak_bytes() or ()) / 1e9
 
 
 def _say_results(lake: Any, say: Callable[[str], None]) -> None:

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import pandas as pd
 from geo_assets.errors import GeoAssetsError, SourceError, TrainingError
 from geo_assets.geodesy import LocalFrame
 from geo_assets.lake import Lake
+from geo_assets.memory import peak_bytes
 from geo_assets.settings import Splats
 from geo_assets.splats.cameras import Scene, View
 from geo_assets.splats.dataset import (
@@ -212,7 +212,7 @@ def train_dataset(
         "n_sky": 0 if sky is None else len(sky),
         "dropped": result.n_splats - len(place),
         "ply_bytes": (out / "splat.ply").stat().st_size,
-        "peak_rss_mb": _peak_rss_mb(),
+        "peak_rss_mb": max(peak) / (1 << 20) if (peak := peak_bytes()) else None,
     }
     fault = misplaced(figures)
     if fault:
@@ -445,16 +445,6 @@ def _figures(
         "seconds_per_step": result.seconds / max(result.steps_done, 1),
         "peak_gpu_mb": result.peak_gpu_mb,
     }
-
-
-def _peak_rss_mb() -> float | None:
-    """Most memory of this process or of one of its children until now [MB]; None on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def _write_page(path: Path, place: Gaussians, sky: Gaussians | None, first: View, title: str) -> int:

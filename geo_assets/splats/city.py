@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from geo_assets.files import replacing
 from geo_assets.geodesy import LocalFrame
 from geo_assets.grid import Bounds, Grid
 from geo_assets.lake import Lake
+from geo_assets.memory import peak_bytes
 from geo_assets.splats import sog
 from geo_assets.splats.cameras import Camera
 from geo_assets.splats.city_boxes import seams, trained_boxes, within_cell
@@ -31,7 +31,7 @@ from geo_assets.splats.gaussians import Gaussians, joined
 from geo_assets.splats.georeference import splat_reference
 from geo_assets.splats.globe import globe_page
 from geo_assets.splats.ply import ply_bytes, read_ply, write_ply
-from geo_assets.splats.preview import inline_jpeg
+from geo_assets.splats.preview import inline_jpeg, overview_camera
 from geo_assets.splats.pyramid import Made, Piece, Pyramid, fetched, put_aside
 from geo_assets.splats.render import SKY, as_bytes, render
 from geo_assets.splats.tiles3d import glb_bytes, tile, write_tileset
@@ -98,7 +98,8 @@ def splat_of_city(lake: Lake, city: str, bounds: Bounds, grid: Grid, log: Callab
         figures |= {"seam_m": max(pairs.values()), "seams": {f"{a} | {b}": round(m, 3) for (a, b), m in pairs.items()}}
     if not_aligned:
         figures["not_aligned"] = ", ".join(not_aligned)
-    return CitySplat(TABLES["splat_city"].frame(rows), figures | {"peak_rss_mb": _peak_rss_mb()}, picture)
+    own_mb = peak[0] / (1 << 20) if (peak := peak_bytes()) else None
+    return CitySplat(TABLES["splat_city"].frame(rows), figures | {"peak_rss_mb": own_mb}, picture)
 
 
 class _City:
@@ -260,31 +261,6 @@ def join_plys(paths: list[Path], target: Path) -> None:
             sink.write(ply_bytes(read_ply(path).to_degree(max(degrees))).partition(end)[2])
 
 
-# -- pictures ---------------------------------------------------------------------------------------------------
-
-
-def overview_camera(gaussians: Gaussians) -> Camera:
-    """A camera south of the middle of the splat that looks down on it at 45 degrees."""
-    if not len(gaussians):
-        return Camera.looking((0, -30, 30), (0, 0, 0), like=_lens())
-    low, high = np.quantile(gaussians.means, [0.05, 0.95], axis=0)
-    middle, reach = (low + high) / 2, max(float((high - low)[:2].max()), 5.0)
-    return Camera.looking(middle + np.array([0, -0.8, 0.8]) * reach, middle, like=_lens())
-
-
 def _distance(camera: Camera) -> float:
     """How far an overview camera is from what it looks at: it looks down at 45 degrees on the ground near height 0."""
     return max(float(camera.centre[2]) * math.sqrt(2), 8.0)
-
-
-def _lens() -> Camera:
-    return Camera(np.eye(3), np.zeros(3), 560.0, 560.0, 400.0, 300.0, 800, 600)
-
-
-def _peak_rss_mb() -> float | None:
-    """Most memory of this process until now [MB]; None on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geo_assets.splats.city_page import SKY_POINTS
-from geo_assets.splats.gaussians import SH_0, Gaussians
-from geo_assets.splats.lod import quaternions_of
+from geo_assets.splats.gaussians import SH_0, Gaussians, quaternions_of
 
 _SKY_NEIGHBOURS, _LEAST_SKY = 16, 0.1
 

@@ -18,6 +18,7 @@ from geo_assets.splats.gaussians import Gaussians, joined
 from geo_assets.splats.georeference import read_frame
 from geo_assets.splats.globe import globe_page
 from geo_assets.splats.ply import cleaned, ply_bytes, read_ply
+from geo_assets.splats.preview import overview_camera
 from geo_assets.splats.spz import spz_bytes
 from geo_assets.splats.tiles3d import glb_bytes, leaf, write_tileset
 
@@ -149,17 +150,11 @@ def write_tiles(
     sizes = _written(folder, {"splat.glb": glb_bytes(shown)})
     write_tileset(folder / "tileset.json", leaf(shown, "splat.glb"), frame)
     ground = float(np.quantile(shown.means[:, 2], 0.02))
-    page = globe_page("tileset.json", camera or overview(shown), frame, title=title, ground_m=ground)
+    page = globe_page(
+        "tileset.json", camera or overview_camera(shown, rest=0.1, least_m=3.0), frame, title=title, ground_m=ground
+    )
     sizes |= _written(folder, {"globe.html": page.encode()})
     return sizes | {"tileset.json": (folder / "tileset.json").stat().st_size}
-
-
-def overview(gaussians: Gaussians) -> Camera:
-    """A camera south of the middle of a splat that looks down on it at 45 degrees."""
-    low, high = np.quantile(gaussians.means.astype(float), [0.1, 0.9], axis=0)
-    middle, reach = (low + high) / 2, max(float((high - low)[:2].max()), 3.0)
-    lens = Camera(np.eye(3), np.zeros(3), 560.0, 560.0, 400.0, 300.0, 800, 600)
-    return Camera.looking(middle + np.array([0, -0.8, 0.8]) * reach, middle, like=lens)
 
 
 def _written(folder: Path, files: dict[str, bytes]) -> dict[str, int]:

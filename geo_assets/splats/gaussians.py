@@ -128,19 +128,27 @@ def joined(parts: list[Gaussians], degree: int) -> Gaussians:
 
 
 def quaternion_of(rotation: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Unit quaternion wxyz of a rotation matrix [3, 3]."""
-    m = np.asarray(rotation, float)
-    # The quaternion is the eigenvector of the largest eigenvalue of this symmetric matrix (Bar-Itzhack 2000).
-    k = np.array(
-        [
-            [m[0, 0] - m[1, 1] - m[2, 2], 0, 0, 0],
-            [m[1, 0] + m[0, 1], m[1, 1] - m[0, 0] - m[2, 2], 0, 0],
-            [m[2, 0] + m[0, 2], m[2, 1] + m[1, 2], m[2, 2] - m[0, 0] - m[1, 1], 0],
-            [m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], m[0, 0] + m[1, 1] + m[2, 2]],
-        ]
-    )
-    x, y, z, w = np.linalg.eigh(k)[1][:, -1]
-    return np.array([w, x, y, z]) * (1 if w >= 0 else -1)
+    """Unit quaternion wxyz of a rotation matrix [3, 3], w not below zero."""
+    quaternion = quaternions_of(np.asarray(rotation, float)[None])[0]
+    return quaternion * (1 if quaternion[0] >= 0 else -1)
+
+
+def quaternions_of(rotations: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Unit quaternions wxyz [N, 4] of rotation matrices [N, 3, 3], computed from the largest component of each."""
+    m = rotations
+    x, y, z = m[:, 0, 0], m[:, 1, 1], m[:, 2, 2]
+    # Four times the products of the quaternion with itself; the row with the largest diagonal has the most digits.
+    products = np.empty((len(m), 4, 4))
+    products[:, 0, 0], products[:, 1, 1] = 1 + x + y + z, 1 + x - y - z
+    products[:, 2, 2], products[:, 3, 3] = 1 - x + y - z, 1 - x - y + z
+    products[:, 0, 1] = products[:, 1, 0] = m[:, 2, 1] - m[:, 1, 2]
+    products[:, 0, 2] = products[:, 2, 0] = m[:, 0, 2] - m[:, 2, 0]
+    products[:, 0, 3] = products[:, 3, 0] = m[:, 1, 0] - m[:, 0, 1]
+    products[:, 1, 2] = products[:, 2, 1] = m[:, 1, 0] + m[:, 0, 1]
+    products[:, 1, 3] = products[:, 3, 1] = m[:, 0, 2] + m[:, 2, 0]
+    products[:, 2, 3] = products[:, 3, 2] = m[:, 2, 1] + m[:, 1, 2]
+    best = products[np.arange(len(m)), np.einsum("nii->ni", products).argmax(axis=1)]
+    return best / np.linalg.norm(best, axis=1, keepdims=True)
 
 
 def quaternion_product(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

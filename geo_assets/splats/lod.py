@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geo_assets.splats.cpu.compiled import kernel
-from geo_assets.splats.gaussians import SH, SH_0, Gaussians, joined, rotations_of
+from geo_assets.splats.gaussians import SH, SH_0, Gaussians, joined, quaternions_of, rotations_of
 
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -177,21 +177,3 @@ def _match(a: Indices, b: Indices, order: Indices, free: npt.NDArray[np.bool_], 
             pairs[count, 0], pairs[count, 1] = a[edge], b[edge]
             count += 1
     return count
-
-
-def quaternions_of(rotations: Doubles) -> Doubles:
-    """Unit quaternions wxyz [N, 4] of rotation matrices [N, 3, 3], computed from the largest component of each."""
-    m = rotations
-    x, y, z = m[:, 0, 0], m[:, 1, 1], m[:, 2, 2]
-    # Four times the products of the quaternion with itself; the row with the largest diagonal has the most digits.
-    products = np.empty((len(m), 4, 4))
-    products[:, 0, 0], products[:, 1, 1] = 1 + x + y + z, 1 + x - y - z
-    products[:, 2, 2], products[:, 3, 3] = 1 - x + y - z, 1 - x - y + z
-    products[:, 0, 1] = products[:, 1, 0] = m[:, 2, 1] - m[:, 1, 2]
-    products[:, 0, 2] = products[:, 2, 0] = m[:, 0, 2] - m[:, 2, 0]
-    products[:, 0, 3] = products[:, 3, 0] = m[:, 1, 0] - m[:, 0, 1]
-    products[:, 1, 2] = products[:, 2, 1] = m[:, 1, 0] + m[:, 0, 1]
-    products[:, 1, 3] = products[:, 3, 1] = m[:, 0, 2] + m[:, 2, 0]
-    products[:, 2, 3] = products[:, 3, 2] = m[:, 2, 1] + m[:, 1, 2]
-    best = products[np.arange(len(m)), np.einsum("nii->ni", products).argmax(axis=1)]
-    return best / np.linalg.norm(best, axis=1, keepdims=True)

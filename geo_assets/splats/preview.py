@@ -58,6 +58,22 @@ def contact_sheet(gaussians: Gaussians, scene: Scene) -> Pixels:
     return np.concatenate(rows)[:-GAP_PX]
 
 
+def overview_camera(gaussians: Gaussians, *, rest: float = 0.05, least_m: float = 5.0) -> Camera:
+    """A camera south of the middle of a splat that looks down on it at 45 degrees.
+
+    Args:
+        gaussians: z up.
+        rest: share of them on each side that may lie outside the view, so that no floater widens it.
+        least_m: side of what is looked at, where the splat is smaller.
+    """
+    lens = Camera(np.eye(3), np.zeros(3), 560.0, 560.0, 400.0, 300.0, 800, 600)
+    if not len(gaussians):
+        return Camera.looking((0, -30, 30), (0, 0, 0), like=lens)
+    low, high = np.quantile(gaussians.means.astype(float), [rest, 1 - rest], axis=0)
+    middle, reach = (low + high) / 2, max(float((high - low)[:2].max()), least_m)
+    return Camera.looking(middle + np.array([0, -0.8, 0.8]) * reach, middle, like=lens)
+
+
 def raised_camera(scene: Scene) -> Camera:
     """A camera behind and above the middle of the path that looks along it, some 20 degrees down."""
     centres = np.array([view.camera.centre for view in scene.views])

@@ -20,8 +20,9 @@ from geo_assets.geodesy import LocalFrame
 from geo_assets.lake import Lake
 from geo_assets.splats import cesium, serve
 from geo_assets.splats.cesium import Pinned, cesium_folder, fetched, npm, pinned, unpack
-from geo_assets.splats.exports import overview, write_exports
+from geo_assets.splats.exports import write_exports
 from geo_assets.splats.globe import globe_page
+from geo_assets.splats.preview import overview_camera
 from geo_assets_tests.splats.scenes import blobs, ring
 
 FRAME = LocalFrame(13.2, 55.7, 61.5)
@@ -173,7 +174,7 @@ def test_all_exports_of_a_box(tmp_path: Path) -> None:
     tileset = json.loads((tmp_path / "tileset.json").read_text())
     assert (tmp_path / tileset["root"]["content"]["uri"]).is_file()
     assert scene_of_page((tmp_path / "globe.html").read_text())["tileset"] == "tileset.json"
-    camera = overview(blobs(300))
+    camera = overview_camera(blobs(300), rest=0.1, least_m=3.0)
     assert (camera.project(blobs(300).means)[2] > 0).all()
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from geo_assets.splats.cameras import Camera
 from geo_assets.splats.compressed import morton_order
-from geo_assets.splats.gaussians import Gaussians, rotations_of
+from geo_assets.splats.gaussians import Gaussians, quaternions_of, rotations_of
 from geo_assets.splats.judge import psnr_db
-from geo_assets.splats.lod import Level, extent, in_two, quaternions_of, seen
+from geo_assets.splats.lod import Level, extent, in_two, seen
 from geo_assets.splats.ply import cleaned
 from geo_assets.splats.pyramid import Piece, Pyramid
 from geo_assets.splats.render import render

@@ -206,6 +206,14 @@ def blend_entry(ellipse, left, top, first_row, last_row, number, tile):
 
 
 @kernel
+def wipe(tile):
+    """Begin a tile: nothing seen, everything let through, no entry blended yet."""
+    tile[:] = f32(0)
+    tile[THROUGH : THROUGH + PLANE] = f32(1)
+    tile[LATEST : LATEST + PLANE] = f32(-1)
+
+
+@kernel
 def is_finished(tile):
     """Whether no pixel of a tile lets anything through any more."""
     brightest = f32(0)
@@ -229,9 +237,7 @@ def blend(hands, tiles, table, width, height, background, image, transmittance, 
             if t < 0:
                 continue
             top, left = (t // columns) * TILE_PX, (t % columns) * TILE_PX
-            tile[:] = f32(0)
-            tile[THROUGH : THROUGH + PLANE] = f32(1)
-            tile[LATEST : LATEST + PLANE] = f32(-1)
+            wipe(tile)
             first, end = starts[t], starts[t + 1]
             for entry in range(first, starts[t + 1]):
                 number = entry - first
@@ -331,9 +337,7 @@ def blend_backward(hands, tiles, table, width, height, background, picture, imag
             if t < 0:
                 continue
             top, left = (t // columns) * TILE_PX, (t % columns) * TILE_PX
-            tile[:] = f32(0)
-            tile[THROUGH : THROUGH + PLANE] = f32(1)
-            tile[LATEST : LATEST + PLANE] = f32(-1)
+            wipe(tile)
             for j in range(min(TILE_PX, height - top)):
                 for i in range(min(TILE_PX, width - left)):
                     at = j * TILE_PX + i

@@ -14,7 +14,7 @@ from pathlib import Path
 from geo_assets.errors import TrainingError
 from geo_assets.settings import Splats
 from geo_assets.splats.engine import ON_GPU, Log, SplatRequest, SplatResult
-from geo_assets.splats.engines.program import NUMBER, Said, ask, find_program, run, version_in
+from geo_assets.splats.engines.program import NUMBER, Said, ask, find_program, flags_in, version_in
 from geo_assets.splats.engines.workplace import accept, check_steps, result, workplace
 
 NAMES = ("brush", "brush-cli", "brush_app")
@@ -72,14 +72,12 @@ class BrushEngine:
                 *arguments(help_text, request, place.made),
                 *request.extra_args,
             ]
-            ran = run(
+            ran = place.run(
                 self.name,
                 command,
-                folder=place.folder,
-                journal=place.journal,
+                request,
                 read=lambda line: read(line, log),
                 log=log,
-                steps=request.steps,
                 timeout_s=request.timeout_s,
                 more={"RUST_LOG": "info"},
                 hint=_hint,
@@ -103,7 +101,7 @@ def arguments(help_text: str, request: SplatRequest, made: Path) -> list[str]:
     Raises:
         TrainingError: it cannot hold photos out or limit the Gaussians, so its splat would not be what was asked for.
     """
-    flag, known = _steps_flag(help_text), _flags(help_text)
+    flag, known = _steps_flag(help_text), flags_in(help_text)
     needed = {
         "--max-splats": request.max_splats,
         "--sh-degree": request.sh_degree,
@@ -149,12 +147,8 @@ def read(line: str, log: Log | None = None) -> Said | None:
     return None
 
 
-def _flags(help_text: str) -> set[str]:
-    return set(re.findall(r"--[a-z][a-z0-9-]*", help_text))
-
-
 def _steps_flag(help_text: str) -> str | None:
-    known = _flags(help_text)
+    known = flags_in(help_text)
     return next((flag for flag in STEPS_FLAGS if flag in known), None)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from geo_assets.errors import ConfigError, TrainingError
 from geo_assets.settings import Splats
 from geo_assets.splats.engine import ON_GPU, Log, SplatRequest, SplatResult
-from geo_assets.splats.engines.program import NUMBER, Said, find_program, run
+from geo_assets.splats.engines.program import NUMBER, Said, find_program
 from geo_assets.splats.engines.workplace import accept, held_out_names, result, workplace
 
 PLACEHOLDERS = ("dataset", "out_ply", "steps", "max_splats", "sh_degree", "seed", "masks", "holdout_every")
@@ -80,14 +80,12 @@ class CommandEngine:
             }
             filled = [word.format(**values) for word in words]
             command = [str(program), *filled[1:], *request.extra_args]
-            ran = run(
+            ran = place.run(
                 self.name,
                 command,
-                folder=place.folder,
-                journal=place.journal,
+                request,
                 read=read,
                 log=log,
-                steps=request.steps,
                 timeout_s=request.timeout_s,
             )
             kept, n = accept(self.name, ply, place, request, ran, log)

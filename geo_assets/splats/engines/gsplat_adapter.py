@@ -21,7 +21,7 @@ from geo_assets.settings import Splats
 from geo_assets.splats.cameras import Scene, View
 from geo_assets.splats.dataset import SEQUENCES, read_scene
 from geo_assets.splats.engine import ON_GPU, Log, SplatRequest, SplatResult
-from geo_assets.splats.engines.program import Said, ask, find_program, run
+from geo_assets.splats.engines.program import Said, ask, find_program
 from geo_assets.splats.engines.workplace import MOST_NONFINITE, Workplace, accept, result, workplace
 from geo_assets.splats.gaussians import SH_0, Gaussians
 from geo_assets.splats.ply import write_ply
@@ -82,14 +82,12 @@ class GsplatEngine:
             job.mkdir()
             prepare(place, job, request, device=self.device)
             command = [str(python), str(SCRIPT), str(job), *request.extra_args]
-            ran = run(
+            ran = place.run(
                 self.name,
                 command,
-                folder=place.folder,
-                journal=place.journal,
+                request,
                 read=read,
                 log=log,
-                steps=request.steps,
                 timeout_s=None if request.timeout_s is None else request.timeout_s + TIME_TO_END_S,
                 hint=_hint,
             )

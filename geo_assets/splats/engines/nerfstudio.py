@@ -78,8 +78,7 @@ class NerfstudioEngine:
             _put_split(place.dataset, request.holdout_every)
             runs = place.folder / "runs"
             command = [str(trainer), *arguments(request, place.dataset, runs, masked)]
-            shared = {"folder": place.folder, "journal": place.journal, "log": log, "steps": request.steps}
-            ran = run(self.name, command, read=read, timeout_s=left(), hint=_hint, **shared)
+            ran = place.run(self.name, command, request, read=read, log=log, timeout_s=left(), hint=_hint)
             config = next(iter(sorted(runs.rglob("config.yml"))), None)
             if config is None:
                 raise TrainingError(
@@ -87,7 +86,7 @@ class NerfstudioEngine:
                 )
             steps = _steps_of(config.parent)
             export = [str(exporter), "gaussian-splat", "--load-config", str(config), "--output-dir", str(place.made)]
-            run("ns-export", export, read=lambda line: None, timeout_s=left(), **shared)
+            place.run("ns-export", export, request, read=lambda line: None, log=log, timeout_s=left())
             ply = next(iter(sorted(place.made.rglob("*.ply"))), None)
             kept, n = accept(self.name, ply, place, request, ran, log)
             check_steps(self.name, steps, request.steps, ran)

@@ -13,7 +13,7 @@ from pathlib import Path
 from geo_assets.errors import TrainingError
 from geo_assets.settings import Splats
 from geo_assets.splats.engine import ON_GPU, Log, SplatRequest, SplatResult
-from geo_assets.splats.engines.program import NUMBER, Said, ask, find_program, run, version_in
+from geo_assets.splats.engines.program import NUMBER, Said, ask, find_program, flags_in, version_in
 from geo_assets.splats.engines.workplace import accept, check_steps, held_out_names, result, workplace
 
 NAMES = ("opensplat",)
@@ -36,7 +36,7 @@ class OpenSplatEngine:
         program = self._program()
         if program is None:
             return f"engine 'opensplat' not found: looked for {', '.join(NAMES)} on PATH and splats.opensplat; build it as its README says"
-        if not {"--keep-crs", "--center"} & _flags(ask(program, "--help") or ""):
+        if not {"--keep-crs", "--center"} & flags_in(ask(program, "--help") or ""):
             return f"engine 'opensplat': {program} knows no --keep-crs and would move the scene; build version 1.1 or later"
         return None
 
@@ -53,16 +53,14 @@ class OpenSplatEngine:
         judged, *others = held_out_names(request.dataset_dir, request.holdout_every)
         with workplace(request, masks=self.options.masks, hold_back=frozenset(others)) as place:
             ply = place.made / "splat.ply"
-            flags = _flags(ask(program, "--help") or "")
+            flags = flags_in(ask(program, "--help") or "")
             command = [str(program), str(place.dataset), *arguments(flags, request, ply, judged), *request.extra_args]
-            ran = run(
+            ran = place.run(
                 self.name,
                 command,
-                folder=place.folder,
-                journal=place.journal,
+                request,
                 read=read,
                 log=log,
-                steps=request.steps,
                 timeout_s=request.timeout_s,
             )
             # On a GPU it speaks of each tenth step only.
@@ -93,10 +91,6 @@ def read(line: str) -> Said | None:
     if found := _PSNR.search(line):
         return Said(psnr_db=float(found["psnr_db"]))
     return Said() if _WROTE.match(line) else None
-
-
-def _flags(help_text: str) -> set[str]:
-    return set(re.findall(r"--[a-z][a-z0-9-]*", help_text))
 
 
 def _version(program: Path) -> str:

@@ -143,6 +143,11 @@ def _ask(program: str, arguments: tuple[str, ...], version: tuple[int, int], sec
     return said.decode(errors="replace") if child.returncode == 0 else None
 
 
+def flags_in(answer: str) -> set[str]:
+    """The long flags that a ``--help`` names."""
+    return set(re.findall(r"--[a-z][a-z0-9-]*", answer))
+
+
 def version_in(answer: str | None) -> str:
     """The first thing in an answer that looks like a version, or ``unknown``."""
     found = re.search(r"\d+\.\d+(?:\.\d+)?(?:[-+.]?[0-9A-Za-z]+)*", answer or "")

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from geo_assets.errors import SourceError, TrainingError
 from geo_assets.splats.engine import Log, SplatRequest, SplatResult
-from geo_assets.splats.engines.program import Ran
+from geo_assets.splats.engines.program import Ran, Reader, run
 from geo_assets.splats.ply import read_ply
 
 PHOTOS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
@@ -45,6 +45,32 @@ class Workplace:
     made: Path
     journal: Path
     started: Path
+
+    def run(
+        self,
+        engine: str,
+        command: Sequence[str],
+        request: SplatRequest,
+        *,
+        read: Reader,
+        log: Log,
+        timeout_s: float | None,
+        more: Mapping[str, str] | None = None,
+        hint: Callable[[str], str | None] | None = None,
+    ) -> Ran:
+        """Run a program here; what the arguments are, and what it raises, says :func:`.program.run`."""
+        return run(
+            engine,
+            command,
+            folder=self.folder,
+            journal=self.journal,
+            read=read,
+            log=log,
+            steps=request.steps,
+            timeout_s=timeout_s,
+            more=more,
+            hint=hint,
+        )
 
     def told(self, command: list[str]) -> tuple[str, ...]:
         """A command line for people: the folders of this run, which are gone by then, as ``dataset`` and ``out``."""
