@@ -289,6 +289,7 @@ def test_an_unknown_limit_is_learned_with_less_than_one_percent_refused(
             searches_per_minute=10_000,
             entities_per_minute=60_000,
             tiles_per_minute=60,
+            connections=3,  # what is in flight when the limit is met is refused with it, however slow this machine is
         )
     assert outcome.complete
     assert_exact(lake, city.truth_inside())
