@@ -200,12 +200,49 @@ class Splats(_Part):
     extra_args: tuple[str, ...] = Field(default=(), description="more arguments for an external program")
 
 
+class Wikimedia(_Part):
+    """The two APIs that know where landmarks are, and how politely they are asked."""
+
+    commons_url: str = "https://commons.wikimedia.org/w/api.php"
+    wikidata_url: str = "https://www.wikidata.org/w/api.php"
+    ask: bool = Field(default=True, description="whether the APIs are asked for landmarks that no file places")
+    contact: str | None = Field(
+        default=None, description="a mail address or URL of yours; sent in the User-Agent, as Wikimedia asks"
+    )
+    per_minute: float | None = Field(
+        default=None, gt=0, description="requests a minute; 200 with a contact and 10 without; accounts have 2,000"
+    )
+    connections: int = Field(default=3, ge=1, le=3, description="requests in flight; Wikimedia wants three at most")
+    maxlag_s: int = Field(default=5, ge=1, description="lag of their replicas above which they tell us to wait [s]")
+    timeout_s: float = Field(default=60.0, gt=0, description="longest wait for an answer [s]")
+    renew_before: dt.datetime | None = Field(default=None, description="answers older than this are asked for again")
+    dumps: Path | None = Field(
+        default=None, description="folder of SQL dumps (page, page_props, geo_tags), read instead of asking"
+    )
+
+
 class Geotag(_Part):
-    """The photo sets, and how their coordinates are clustered."""
+    """The photo sets, how they become one table, and how its coordinates are clustered."""
 
     placing_2016: Path | None = Field(default=None, description="folder of *.msg shards")
     google_landmark: Path | None = Field(default=None, description="folder of the train*.csv files")
     flickr_geotag: Path | None = Field(default=None, description="folder of photos with EXIF, or of CSV files")
+    extract: bool = Field(default=False, description="write the photos of the Placing shards as files into the lake")
+    landmark_index: bool = Field(default=False, description="take the index photos of Google Landmarks as well")
+    landmarks: int = Field(default=203_094, ge=1, description="landmark ids of the train set lie below this")
+    index_landmarks: int = Field(default=101_302, ge=1, description="landmark ids of the index set lie below this")
+    landmarks_per_part: int = Field(default=2500, ge=50, description="landmarks of a partition; 50 are one call")
+    wikimedia: Wikimedia = Wikimedia()
+    split_cell_deg: float = Field(
+        default=0.1,
+        gt=0,
+        le=10,
+        description="photos of one cell of this size are all learnt, or all validated, or all tested",
+    )
+    validation_share: float = Field(default=0.1, ge=0, lt=0.5, description="share of the cells that validate")
+    test_share: float = Field(default=0.1, ge=0, lt=0.5, description="share of the cells that test")
+    memory_gb: float = Field(default=3.0, gt=0, description="most memory that a query over all photos takes [GB]")
+    processes: int | None = Field(default=None, ge=1, description="processes that read EXIF; all cores by default")
     min_cluster_size: int = Field(default=5, ge=2)
     min_samples: int = Field(default=2, ge=1)
     level_exponents: tuple[float, ...] = Field(
@@ -307,6 +344,12 @@ def mapillary_token() -> SecretStr | None:
     return SecretStr(token) if token else None
 
 
+def wikimedia_token() -> SecretStr | None:
+    """The token of ``WIKIMEDIA_TOKEN`` (an account may ask more often), wrapped so that nothing prints it."""
+    token = os.environ.get("WIKIMEDIA_TOKEN", "").strip()
+    return SecretStr(token) if token else None
+
+
 def load() -> Settings:
     """Read and check the settings; relative paths are relative to the settings file.
 
@@ -379,6 +422,9 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
     geotag = settings.geotag.model_copy(
         update={k: (folder / v).absolute() for k in names if (v := getattr(settings.geotag, k)) is not None}
     )
+    if dumps := geotag.wikimedia.dumps:
+        wikimedia = geotag.wikimedia.model_copy(update={"dumps": (folder / dumps).absolute()})
+        geotag = geotag.model_copy(update={"wikimedia": wikimedia})
     return settings.model_copy(update={"lake": lake, "cities": cities, "geotag": geotag})
 
 

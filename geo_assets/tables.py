@@ -119,7 +119,7 @@ captured_at   time     capture time, UTC; null where the source does not say
 author_hash   string   first 16 hex digits of the SHA-256 of the author's name; null where unknown
 licence       string   licence of the photo; null where the source does not say
 landmark_id   string   Google landmark id; null elsewhere
-flags         strings  what a user may want to drop: null_island
+flags         strings  what a user may want to drop: null_island, shared_position (of several photos), unclean (not in train_clean.csv)
 """
 
 _ALL = [
@@ -563,10 +563,36 @@ path            string   the box's splat in the lake
     # geotag
     _table(
         "placing_2016",
-        "One row a photo of the 2016 Placing shards.",
-        PHOTO_COLUMNS,
-        sort="photo_id",
-        partition="",
+        "One row a photo of the 2016 Placing shards; the photo stays in its shard unless it was extracted.",
+        PHOTO_COLUMNS
+        + """
+shard_file    string   the shard, relative to the folder of the photo set
+offset        int      first byte of the JPEG in the shard; null where the record holds no image
+bytes         int      size of the JPEG; null where the record holds no image
+file          string   the extracted JPEG in the lake; null where it was not extracted
+""",
+        sort="photo_id path offset",
+        partition="shard",
+    ),
+    _table(
+        "landmark_coordinates",
+        "One row a landmark of Google Landmarks v2: where it is, who says so, or why nobody does.",
+        """
+landmark_id    string   id of the landmark; ids of the index set begin with index/
+category       string   title of its category on Wikimedia Commons; null where no file names it
+wikidata_id    string   the Wikidata item that the coordinate is of, or that was asked
+lon            float    longitude [deg]; null unless the status is found
+lat            float    latitude [deg]; null unless the status is found
+precision_deg  float    precision that the source states [deg]; null where it does not
+origin         string   csv, geo_tags (the category's own), P625 (its item), P301 (the item's topic) or dump
+status         string   found, missing (no such category), no_coordinate, or error: only errors are asked again
+reason         string   what went wrong, or which redirects were followed
+kind           string   natural or human-made, as train_label_to_hierarchical.csv says; null where it does not
+hierarchy      string   hierarchical label of the same file
+fetched_at     time     when the answer came; null for what a file says
+""",
+        sort="landmark_id",
+        partition="part",
     ),
     _table(
         "google_landmark",
@@ -592,7 +618,7 @@ reason          string   why it was not taken
 value           string   the offending value
 """,
         sort="file row",
-        partition="source",
+        partition="source part",
     ),
     _table(
         "geotag_combined",
@@ -602,6 +628,19 @@ value           string   the offending value
 split           string   train, validation or test, by place
 """,
         sort="source photo_id",
+        partition="",
+    ),
+    _table(
+        "geotag_points",
+        "One row a place: the distinct coordinates of geotag_combined, without those flagged null_island.",
+        """
+point_id        int      number of the place, by longitude and latitude
+lon             float    longitude [deg], -180 instead of 180
+lat             float    latitude [deg]
+n_photos        int      photos there
+n_sources       int      photo sets that have a photo there
+""",
+        sort="point_id",
         partition="",
     ),
     _table(

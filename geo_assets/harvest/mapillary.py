@@ -26,9 +26,9 @@ import orjson
 
 from geo_assets.errors import ApiError, ConfigError
 from geo_assets.grid import Bounds
-from geo_assets.harvest.limits import HostLimits, Manners, Purpose
 from geo_assets.harvest.tiles import whole
 from geo_assets.lake import Lake
+from geo_assets.limits import HostLimits, Manners, Purpose
 from geo_assets.settings import Mapillary as Settings
 
 Dataset = Literal["original", "computed"]

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geo_assets import limits
 from geo_assets.demo.faults import APPLIES, Faults, lagging, mix
 from geo_assets.demo.paper import PaperWorld, paper_world
 from geo_assets.demo.server import BLOCK_S, GRAPH_KINDS, Behaviour, serving
-from geo_assets.harvest import limits, mapillary
+from geo_assets.harvest import mapillary
 from geo_assets.harvest.aoi import bounds_of
 from geo_assets.harvest.mapillary import Patience
 from geo_assets.lake import Lake

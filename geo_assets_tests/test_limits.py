@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from geo_assets.harvest import limits as module
-from geo_assets.harvest.limits import BLOCKED_FOR_S, HostLimits, Manners
+from geo_assets import limits as module
 from geo_assets.harvest.mapillary import _Room
 from geo_assets.lake import Lake
+from geo_assets.limits import BLOCKED_FOR_S, HostLimits, Manners
 
 PACES = {"searches": 600, "entities": 6000, "tiles": 60}
 

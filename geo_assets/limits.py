@@ -27,7 +27,7 @@ from typing import Literal
 from geo_assets.errors import ConfigError
 from geo_assets.lake import Lake
 
-Purpose = Literal["tiles", "searches", "entities", "files"]
+Purpose = Literal["tiles", "searches", "entities", "files", "calls"]
 
 MARGIN = 0.99
 """Share of a limit that is used: clocks of client and server do not tick together."""
@@ -49,8 +49,10 @@ CERTAIN = 4
 _ENOUGH = 30
 """Accepted requests in a minute from which a limit is inferred."""
 
-_TURNS = ("searches", "entities", "any")
-_HEAD = struct.Struct("<6d")  # next start for each of _TURNS, end of the pause, learned rate [1/min] and its end
+_TURNS = {"searches": 0, "calls": 0, "entities": 1, "any": 2}
+_HEAD = struct.Struct(
+    "<6d"
+)  # next start for each of _TURNS (no host has searches and calls), end of the pause, learned rate [1/min] and its end
 
 
 class HostLimits:
@@ -132,7 +134,7 @@ class HostLimits:
             self.paused_until, learned = head[3], head[4] if time.time() < head[5] else 0.0
             rate = min(limit, learned) if learned else limit
             n, gap_s = max(1, int(rate / 60 * LEASE_S)), 60.0 / rate
-            slot = _TURNS.index("any") if learned else _TURNS.index(purpose)
+            slot = _TURNS["any" if learned else purpose]
             now = time.time()
             due = head[slot] if head[slot] < now + 2 * WINDOW_S + n * gap_s else now  # a clock was set back
             start = max(now, due, self.paused_until)
