@@ -33,6 +33,20 @@ def replacing(path: Path, *, sync_folder: bool = True) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` for a library that writes files itself; the file takes the place of ``path`` at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def fresh_folder(path: Path) -> Path:
     """An empty folder at ``path``, whatever was there."""
     shutil.rmtree(path, ignore_errors=True)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
 from geo_assets.errors import ConfigError, GeoAssetsError
-from geo_assets.files import put_in_place, replacing, sync
+from geo_assets.files import put_in_place, replacing, sync, written_beside
 from geo_assets.tables import TABLES, Table, to_pandas
 
 if TYPE_CHECKING:
@@ -93,6 +93,41 @@ class Lake:
             pq.write_table(arrow, sink, compression="zstd")
         schema = TABLES.get(table) or Table(table, "", ())
         return Facts(schema, arrow.num_rows, self.fs.size(path), self.uri(path))
+
+    def write_query(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        table: str,
+        query: str,
+        *,
+        note: Mapping[str, Any] | None = None,
+        is_sorted: bool = False,
+        **partition: str,
+    ) -> Facts:
+        """Replace one partition by the rows of a query, which stream from DuckDB to the file.
+
+        Args:
+            con: the connection that the query is for.
+            table: a name of :data:`geo_assets.tables.TABLES`.
+            query: gives exactly the table's columns, in any order.
+            note: small facts kept in the file's metadata, read by :meth:`note`.
+            is_sorted: the query's rows come in the order of the table's sort already.
+            partition: a value for each of the table's partition columns.
+
+        Raises:
+            GeoAssetsError: the query does not match the schema; nothing is replaced.
+        """
+        schema = TABLES[table]
+        path = self._data(table, partition)
+        rows = _conforming(con, schema, query)
+        if schema.sort and not is_sorted:
+            rows += " order by " + ", ".join(f'"{name}" nulls last' for name in schema.sort)
+        options = "format parquet, compression zstd"
+        if note:
+            options += f", kv_metadata {{note: '{_quoted(json.dumps(note, sort_keys=True))}'}}"
+        with self._local_for(path) as target:
+            con.execute(f"copy ({rows}) to '{_quoted(str(target))}' ({options})").fetchall()
+        return Facts(schema, self.rows(table, **partition), self.fs.size(path), self.uri(path))
 
     def read(self, table: str, columns: list[str] | None = None, **partition: str) -> pd.DataFrame:
         """The rows of one partition; a column that is younger than the file is null.
@@ -320,6 +355,17 @@ class Lake:
         with opened as sink:
             yield sink
 
+    @contextlib.contextmanager
+    def _local_for(self, path: str) -> Iterator[Path]:
+        """A local file to be written by another library, which takes the place of ``path`` at the end."""
+        if self.is_local:
+            with written_beside(Path(path)) as temporary:
+                yield temporary
+            return
+        with tempfile.TemporaryDirectory(prefix="geo_assets_") as scratch:
+            yield Path(scratch) / "data"
+            self.fs.put(str(Path(scratch) / "data"), path)
+
 
 def _safe(name: str) -> str:
     if not _SAFE_NAME.fullmatch(name):
@@ -340,22 +386,53 @@ def _read(source: IO[bytes], table: Table | None, columns: list[str] | None) -> 
     rows = file.read(columns=names)
     for field in young:
         rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    for field in table.schema if table else ():  # DuckDB writes microseconds
+        index = rows.schema.get_field_index(field.name)
+        if index >= 0 and rows.schema.field(index).type != field.type:
+            rows = rows.set_column(index, field, rows.column(index).cast(field.type, safe=False))
     return rows.select(columns) if columns is not None else rows
+
+
+_SQL_TYPES = {
+    "string": "varchar",
+    "int": "bigint",
+    "float": "double",
+    "bool": "boolean",
+    "time": "timestamp with time zone",
+    "strings": "varchar[]",
+    "floats": "double[]",
+    "binary": "blob",
+}
+_WIDENED = {
+    "bigint": {"tinyint", "smallint", "integer", "utinyint", "usmallint", "uinteger"},
+    "double": {"float", "decimal", "integer", "bigint"},
+    "timestamp with time zone": set[str](),
+}
+
+
+def _conforming(con: duckdb.DuckDBPyConnection, table: Table, query: str) -> str:
+    """The query with its columns in the table's order and of the table's types."""
+    found = {str(name): str(kind).lower() for name, kind, *_ in con.execute(f"describe {query}").fetchall()}
+    names = table.column_names
+    missing, unknown = [n for n in names if n not in found], [n for n in found if n not in names]
+    if missing or unknown:
+        raise GeoAssetsError(
+            f"Table {table.name} does not match its schema: missing {missing}, unknown {unknown}. Nothing was written."
+        )
+    columns = []
+    for column in table.columns:
+        wanted, got = _SQL_TYPES[column.type], found[column.name]
+        if got not in (wanted, '"null"') and got.split("(")[0] not in _WIDENED.get(wanted, ()):
+            raise GeoAssetsError(
+                f"Table {table.name}, column {column.name}: the query gives {got}, not {wanted}. Nothing was written."
+            )
+        columns.append(f'"{column.name}"' if got == wanted else f'"{column.name}"::{wanted} as "{column.name}"')
+    return f"select {', '.join(columns)} from ({query})"
 
 
 def _no_rows(table: Table) -> str:
     """A query without rows that has a table's columns."""
-    types = {
-        "string": "varchar",
-        "int": "bigint",
-        "float": "double",
-        "bool": "boolean",
-        "time": "timestamptz",
-        "strings": "varchar[]",
-        "floats": "double[]",
-        "binary": "blob",
-    }
-    columns = [(c.name, types[c.type]) for c in table.columns] + [(p, "varchar") for p in table.partition]
+    columns = [(c.name, _SQL_TYPES[c.type]) for c in table.columns] + [(p, "varchar") for p in table.partition]
     return "select " + ", ".join(f'null::{t} as "{c}"' for c, t in columns) + " where false"
 
 

@@ -4,139 +4,169 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from geo_assets.errors import SourceError
+from geo_assets.settings import Geotag
 from geo_assets.tables import TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import duckdb
 
 NULL_ISLAND_DEG = 1e-3
 """Positions this close to (0, 0) are flagged: cameras and converters write zeros for "unknown"."""
 
-REJECT_COLUMNS = TABLES["geotag_rejects"].column_names
-_SEGMENT = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f\ud800-\udfff]+"
-_SAFE_PATH = re.compile(rf"(?![A-Za-z]:){_SEGMENT}(?:/{_SEGMENT})*")
-_FLICKR_NAME = re.compile(r"(\d{5,})(?:_[0-9a-f]{10}.*)?(?:\.[A-Za-z]+)?")
+_RAW = {
+    "file": "varchar",
+    "row": "varchar",
+    "fault": "varchar",
+    "value": "varchar",
+    "photo_id": "varchar",
+    "path": "varchar",
+    "lon": "varchar",
+    "lat": "varchar",
+    "captured_at": "timestamptz",
+    "author": "varchar",
+    "licence": "varchar",
+    "landmark_id": "varchar",
+    "flags": "varchar[]",
+}
+_PHOTO_COLUMNS = TABLES["google_landmark"].column_names
+
+_SEGMENT = r"[^/\\\x00-\x1f\x7f]+"
+_SAFE, _DOTS, _DRIVE = rf"{_SEGMENT}(?:/{_SEGMENT})*", r"(?:^|/)\.\.?(?:/|$)", r"^[A-Za-z]:"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+FLICKR_NAME = r"(?:^|/)(\d{5,})(?:_[0-9a-f]{10}[^/]*)?(?:\.[A-Za-z]+)?$"
+"""Where Flickr's photo id stands in a path: ``13/20/8010869266.jpg``, ``1000269685_e60e9cdfb4_o.jpg``."""
+
+_MACROS = f"""
+create or replace macro safe_path(p) as coalesce(
+    regexp_full_match(p, '{_SAFE}') and not regexp_matches(p, '{_DOTS}') and not regexp_matches(p, '{_DRIVE}'), false);
+create or replace macro flickr_id(p) as nullif(regexp_extract(p, '{FLICKR_NAME}', 1), '');
+create or replace macro author_hash(a) as case when trim(a) <> '' then substr(sha256(trim(a)), 1, 16) end;
+create or replace macro at_null_island(lon, lat) as abs(lon) < {NULL_ISLAND_DEG} and abs(lat) < {NULL_ISLAND_DEG};
+"""
+
+
+def prepared(con: duckdb.DuckDBPyConnection, settings: Geotag, scratch: Path) -> duckdb.DuckDBPyConnection:
+    """Give a connection its memory limit, a folder to spill to, UTC, and the macros that :func:`sift` uses.
+
+    The macros are ``safe_path(path)``, ``flickr_id(path)``, ``author_hash(name)`` and ``at_null_island(lon, lat)``.
+    """
+    con.execute("set timezone = 'UTC'")
+    con.execute(f"set memory_limit = '{settings.memory_gb}GB'")
+    con.execute("set temp_directory = '{}'".format(str(scratch).replace("'", "''")))
+    con.execute("set enable_progress_bar = false")
+    con.execute(_MACROS)
+    return con
 
 
 def is_safe_path(path: object) -> bool:
     """Whether a relative path stays below the folder it is joined to."""
-    return isinstance(path, str) and _SAFE_PATH.fullmatch(path) is not None
+    return (
+        isinstance(path, str)
+        and re.fullmatch(_SAFE, path) is not None
+        and not re.search(_DOTS, path)
+        and not re.search(_DRIVE, path)
+        and not _SURROGATE.search(path)
+    )
 
 
 def flickr_id(path: str) -> str | None:
     """Flickr's photo id in a file name (``13/20/8010869266.jpg``, ``1000269685_e60e9cdfb4_o.jpg``), or None."""
-    match = _FLICKR_NAME.fullmatch(path.rsplit("/", 1)[-1])
+    match = re.search(FLICKR_NAME, path)
     return match[1] if match else None
 
 
-def author_hash(author: object) -> str | None:
+def author_hash(author: str | None) -> str | None:
     """First 16 hex digits of the SHA-256 of a name; None where there is none."""
-    if not isinstance(author, str) or not author.strip():
-        return None
-    return hashlib.sha256(author.strip().encode(errors="replace")).hexdigest()[:16]
+    name = (author or "").strip(" ")
+    return hashlib.sha256(name.encode()).hexdigest()[:16] if name else None
 
 
-def sift(raw: pd.DataFrame, source: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+@dataclass(frozen=True)
+class Sifted:
+    """Two queries: rows of the source's table, and rows of ``geotag_rejects``."""
+
+    photos: str
+    rejects: str
+
+
+def sift(con: duckdb.DuckDBPyConnection, raw: str, source: str, extra: Sequence[str] = ()) -> Sifted:
     """Split raw records into photos and rejects.
 
     Args:
-        raw: ``file, row, photo_id, path, lon, lat`` and, where known, ``fault`` with ``value`` (why the reader refuses
-            the record), ``captured_at`` (UTC), ``author``, ``licence``, ``landmark_id``. Positions are numbers or text.
+        con: a connection that is :func:`prepared`.
+        raw: a relation with any of the columns ``file, row, photo_id, path, lon, lat`` (positions are numbers or text),
+            ``fault`` with ``value`` (why the reader refuses the record), ``captured_at`` (UTC), ``author``,
+            ``licence``, ``landmark_id`` and ``flags``; what it lacks is null.
         source: name of the source, kept with each photo.
-
-    Returns:
-        Rows with the columns of the source's table, and rejects with the columns of ``geotag_rejects``.
+        extra: further columns of the source's table, passed through.
     """
-    raw = raw.reset_index(drop=True)
-    lon, lat = (_numbers(raw, name).to_numpy() for name in ("lon", "lat"))
-    rules = [
-        (~raw["path"].map(is_safe_path).to_numpy(bool), "the path leaves its folder or is none", ["path"]),
-        (np.isnan(lon) | np.isnan(lat), "the position is missing or not a number", ["lon", "lat"]),
-        ((np.abs(lon) > 180) | (np.abs(lat) > 90), "the position is out of range", ["lon", "lat"]),
-    ]
-    reason, value = _column(raw, "fault").astype(object), _column(raw, "value").astype(object)
-    for broken, why, columns in rules:
-        first = broken & reason.isna().to_numpy()
-        reason[first] = why
-        value[first] = [
-            ", ".join(f"{k}={v}" for k, v in zip(columns, row, strict=True))
-            for row in raw.loc[first, columns].to_numpy(object)
-        ]
-    good = reason.isna().to_numpy()
-    bad = raw[~good]
-    rejects = pd.DataFrame(
-        {
-            "file": bad["file"],
-            "row": bad["row"].astype(str),
-            "reason": reason[~good],
-            "value": value.loc[~good].map(_printable),
-        },
-        columns=REJECT_COLUMNS,
+    has = {str(name) for name, *_ in con.execute(f"describe {raw}").fetchall()}
+    given = ", ".join(f"{name if name in has else 'null'}::{kind} as {name}" for name, kind in _RAW.items())
+    passed = "".join(f', "{name}"' for name in extra)
+    judged = f"""
+        select * replace (case when fault is not null then value else unusable end as value),
+            case when fault is not null then fault
+                when not safe_path(path) then 'the path leaves its folder or is none'
+                when missing then 'the position is missing or not a number'
+                when lon_deg not between -180 and 180 or lat_deg not between -90 and 90
+                    then 'the position is out of range' end as reason
+        from (
+            select *, lon_deg is null or lat_deg is null or isnan(lon_deg) or isnan(lat_deg) as missing,
+                case when safe_path(path) then 'lon=' || coalesce(lon, 'null') || ', lat=' || coalesce(lat, 'null')
+                    else 'path=' || coalesce(path, 'null') end as unusable
+            from (
+                select {given}, try_cast(lon as double) as lon_deg, try_cast(lat as double) as lat_deg{passed}
+                from {raw}))"""
+    values = {
+        "source": f"'{source}'",
+        "lon": "lon_deg",
+        "lat": "lat_deg",
+        "author_hash": "author_hash(author)",
+        "flags": "list_concat(case when at_null_island(lon_deg, lat_deg) then ['null_island'] else []::varchar[] end, "
+        "coalesce(flags, []::varchar[]))",
+    }
+    columns = ", ".join(f"{values.get(name, name)} as {name}" for name in _PHOTO_COLUMNS)
+    return Sifted(
+        f"select {columns}{passed} from ({judged}) where reason is null",
+        f"select file, row, reason, left(value, 200) as value from ({judged}) where reason is not null",
     )
-    return _photos(raw.loc[good], lon[good], lat[good], source), rejects.reset_index(drop=True)
 
 
-def _photos(raw: pd.DataFrame, lon: np.ndarray, lat: np.ndarray, source: str) -> pd.DataFrame:
-    author = _column(raw, "author")
-    hashes = {name: author_hash(name) for name in author.dropna().unique()}
-    at_null = (np.abs(lon) < NULL_ISLAND_DEG) & (np.abs(lat) < NULL_ISLAND_DEG)
-    return pd.DataFrame(
-        {
-            "photo_id": raw["photo_id"].astype(object),
-            "source": source,
-            "path": raw["path"].astype(object),
-            "lon": lon,
-            "lat": lat,
-            "captured_at": pd.to_datetime(_column(raw, "captured_at"), utc=True),
-            "author_hash": author.map(hashes).astype(object),
-            "licence": _column(raw, "licence").astype(object),
-            "landmark_id": _column(raw, "landmark_id").astype(object),
-            "flags": pd.Series([["null_island"] if null else [] for null in at_null], raw.index, object),
-        }
-    ).reset_index(drop=True)
+def no_rejects() -> str:
+    """A query without rows that has the columns of ``geotag_rejects``."""
+    columns = ", ".join(f"null::varchar as {name}" for name in TABLES["geotag_rejects"].column_names)
+    return f"select {columns} where false"
 
 
-def _column(raw: pd.DataFrame, name: str) -> pd.Series:
-    return raw.loc[:, name] if name in raw else pd.Series(None, index=raw.index, dtype=object)
-
-
-def _numbers(raw: pd.DataFrame, name: str) -> pd.Series:
-    """A column of numbers or text as floats; what is no number is NaN."""
-    return cast(pd.Series, pd.to_numeric(raw[name], errors="coerce")).astype("float64")
-
-
-def _printable(value: object) -> str:
-    return str(value).encode(errors="backslashreplace").decode()[:200]
-
-
-def no_rejects() -> pd.DataFrame:
-    """A frame of rejects without rows."""
-    return TABLES["geotag_rejects"].empty()
-
-
-def refuse_swapped(file: Path, frame: pd.DataFrame, names: tuple[str, str]) -> None:
+def refuse_swapped(con: duckdb.DuckDBPyConnection, relation: str, file: Path, names: tuple[str, str]) -> None:
     """Refuse a file whose longitude and latitude columns hold each other's values.
 
     A world-wide file betrays it: its "latitudes" reach beyond 90 degrees while no "longitude" does.
 
     Args:
+        con: where the relation is.
+        relation: has columns ``lon`` and ``lat`` as read, numbers or text.
         file: named in the message.
-        frame: columns ``lon`` and ``lat`` as read, numbers or text.
         names: the headers that the file gives to longitude and latitude.
 
     Raises:
         SourceError: the header is swapped; the message says what to write instead.
     """
-    lon, lat = (_numbers(frame, name).abs() for name in ("lon", "lat"))
-    beyond = int(((lat > 90) & (lat <= 180)).sum())
+    (rows, beyond, fitting), *_ = con.execute(f"""
+        select count(*), count(*) filter (lat > 90 and lat <= 180), count(*) filter (lon > 90)
+        from (select abs(try_cast(lon as double)) as lon, abs(try_cast(lat as double)) as lat from {relation})
+    """).fetchall()
     # A few wrong latitudes are rows to reject; a twentieth of the file is a header to correct.
-    if beyond and beyond > 0.05 * len(frame) and not (lon > 90).any():
+    if beyond and beyond > 0.05 * rows and not fitting:
         raise SourceError(
-            f"{file.name}: the header seems swapped: {beyond:,} of {len(frame):,} values of column {names[1]} lie beyond "
+            f"{file.name}: the header seems swapped: {beyond:,} of {rows:,} values of column {names[1]} lie beyond "
             f"±90°, none of column {names[0]} does. Exchange the two names in the first line of {file}, and run again.",
             file=str(file),
             beyond_90=beyond,
