@@ -127,7 +127,7 @@ class Lake:
             options += f", kv_metadata {{note: '{_quoted(json.dumps(note, sort_keys=True))}'}}"
         with self._local_for(path) as target:
             con.execute(f"copy ({rows}) to '{_quoted(str(target))}' ({options})").fetchall()
-        return Facts(schema, self.rows(table, **partition), self.fs.size(path), self.uri(path))
+        return self.facts(table, **partition)
 
     def read(self, table: str, columns: list[str] | None = None, **partition: str) -> pd.DataFrame:
         """The rows of one partition; a column that is younger than the file is null.
@@ -156,6 +156,17 @@ class Lake:
     def has(self, table: str, **partition: str) -> bool:
         """Whether a partition was written."""
         return self.fs.exists(self._data(table, partition))
+
+    def facts(self, table: str, **partition: str) -> Facts:
+        """Rows, bytes and address of a partition that was written."""
+        path = self._data(table, partition)
+        schema = TABLES.get(table) or Table(table, "", ())
+        return Facts(schema, self.rows(table, **partition), self.fs.size(path), self.uri(path))
+
+    def remove_table(self, table: str) -> None:
+        """Remove every partition of a table."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm(f"{self.root}/tables/{_safe(table)}", recursive=True)
 
     def note(self, table: str, **partition: str) -> dict[str, Any]:
         """The small facts that :meth:`write` kept with a partition; empty where there are none."""

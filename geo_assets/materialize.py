@@ -5,6 +5,7 @@ What is missing is read from the lake, so a killed run resumes at the first part
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time
@@ -14,28 +15,35 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from geo_assets.errors import ConfigError, GeoAssetsError
+from geo_assets.geotag.inputs import settle_inputs
 from geo_assets.grid import Grid
 from geo_assets.lake import Lake
 from geo_assets.partitions import cities, city_boxes, partition_key
 from geo_assets.settings import Settings
+from geo_assets.tables import TABLES
 
 COVERAGE = "bbox_partitions"
 SAME_FAILURES = 3
 """So many boxes in a row that fail for the same reason (no token, no disk) end the run: the others would too."""
+_FIRST, _LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 HOST_TAG, PROCESS_TAG = "geo_assets/host", "geo_assets/process"
 
 
 @dataclass(frozen=True)
 class Work:
-    """One Dagster run: some assets of one box, of one city, or of no partition."""
+    """One Dagster run: some assets of one box, of one city, of a range of other partitions, or of no partition."""
 
     assets: tuple[str, ...]
     city: str | None = None
     box: str | None = None
+    first: str | None = None
+    last: str | None = None
 
     @property
     def place(self) -> str:
         """Where it happens, for the progress line."""
+        if self.first and self.last:
+            return self.first if self.first == self.last else f"{self.first} to {self.last}"
         return " ".join(filter(None, (self.city, self.box))) or "all"
 
 
@@ -92,6 +100,7 @@ class Materializer:
             GeoAssetsError: several boxes in a row failed for the same reason.
         """
         end_dead_runs(self.instance)
+        settle_inputs(self.lake, self.settings)
         selected = self._resolve(selection)
         chosen = [self._known_city(c) for c in cities_] or list(self.settings.cities)
         per_box = [a for a in self._ordered() if self._partitions(a) == city_boxes]
@@ -138,12 +147,23 @@ class Materializer:
             for city in chosen:
                 if renew or not self.lake.has(asset, city=city):
                     self._execute(Work((asset,), city))
+        elif parts := self._partitions(asset):
+            for first, last in self._ranges(asset, parts.get_partition_keys(), renew):
+                self._execute(Work((asset,), first=first, last=last))
         elif renew or not self.lake.partitions(asset):
             self._execute(Work((asset,)))
+
+    def _ranges(self, asset: str, keys: Sequence[str], renew: bool) -> list[tuple[str, str]]:
+        """First and last key of each unbroken range of partitions that are to be made; a range is one run."""
+        (column,) = TABLES[asset].partition
+        wanted = [renew or not self.lake.has(asset, **{column: key}) for key in keys]
+        runs = [list(group) for due, group in itertools.groupby(range(len(keys)), wanted.__getitem__) if due]
+        return [(keys[run[0]], keys[run[-1]]) for run in runs]
 
     def _execute(self, work: Work, *, quiet: bool = False) -> None:
         began = time.monotonic()
         key = partition_key(work.city, work.box) if work.city and work.box else work.city
+        part = {_FIRST: work.first, _LAST: work.last} if work.first and work.last else {}
         job = self.repository.get_implicit_global_asset_job_def().get_subset(
             asset_selection={dg.AssetKey(a) for a in work.assets}
         )
@@ -151,7 +171,7 @@ class Materializer:
             instance=self.instance,
             partition_key=key,
             raise_on_error=False,
-            tags={HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())},
+            tags={HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())} | part,
             run_config={"loggers": {"console": {"config": {"log_level": self.log_level}}}},
         )
         seconds = time.monotonic() - began

@@ -8,6 +8,7 @@ import pytest
 
 from geo_assets.errors import GeoAssetsError
 from geo_assets.lake import BoxPartition, Lake
+from geo_assets.tables import TABLES
 
 SEQUENCES = pd.DataFrame(
     {
@@ -167,3 +168,41 @@ def test_the_catalogue_is_swapped_under_a_reader(tmp_path: Path) -> None:
         lake.write("sequence_ids", SEQUENCES, city="demo", box="r01c01")
         lake.rebuild_catalog()
         assert reader.execute("select count(*) from sequence_ids").fetchall() == [(4,)]
+
+
+def test_a_query_streams_into_a_table(lake: Lake) -> None:
+    with lake.connect() as con:
+        rows = "select 'f' as file, (9 - range)::varchar as row, 'r' as reason, null as value from range(10)"
+        facts = lake.write_query(con, "geotag_rejects", rows, note={"of": "it's"}, source="a", part="all")
+    assert facts.rows == 10 and facts.bytes > 0
+    assert lake.read("geotag_rejects", source="a", part="all")["row"].tolist() == [str(k) for k in range(10)]
+    assert lake.note("geotag_rejects", source="a", part="all") == {"of": "it's"}
+
+
+def test_numbers_and_times_of_a_query_come_back_as_the_table_says(lake: Lake) -> None:
+    columns = {c.name: "null" for c in TABLES["google_landmark"].columns}
+    columns |= {"photo_id": "'1'", "lon": "1::float", "captured_at": "'2020-01-02 03:04:05.678+00'::timestamptz"}
+    query = "select " + ", ".join(f"{value} as {name}" for name, value in columns.items())
+    with lake.connect() as con:
+        lake.write_query(con, "google_landmark", query)
+    assert lake.read("google_landmark").dtypes.astype(str)["captured_at"] == "datetime64[ms, UTC]"
+    assert lake.read("google_landmark")["captured_at"].tolist() == [pd.Timestamp("2020-01-02 03:04:05.678", tz="UTC")]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("select 'f' as file, '1' as row, 'r' as reason", r"missing \['value'\]"),
+        ("select 'f' as file, '1' as row, 'r' as reason, 'v' as value, 1 as more", r"unknown \['more'\]"),
+        ("select 'f' as file, 1 as row, 'r' as reason, 'v' as value", "column row: the query gives integer"),
+        ("select 'f' as file, '1' as row, error('boom') as reason, 'v' as value", "boom"),
+    ],
+)
+def test_a_query_that_does_not_fit_replaces_nothing(lake: Lake, query: str, said: str) -> None:
+    good = "select 'f' as file, '1' as row, 'r' as reason, 'v' as value"
+    with lake.connect() as con:
+        lake.write_query(con, "geotag_rejects", good, source="a", part="all")
+        with pytest.raises(Exception, match=said):
+            lake.write_query(con, "geotag_rejects", query, source="a", part="all")
+    assert lake.rows("geotag_rejects", source="a", part="all") == 1
+    assert lake.names("tables/geotag_rejects/part=all/source=a") == ["data.parquet"]

@@ -184,3 +184,26 @@ def test_runs_of_killed_processes_are_ended_and_those_of_others_are_not() -> Non
         assert end_dead_runs(instance) == [dead]
         found = {i: instance.get_run_by_id(i) for i in (dead, alive, elsewhere)}
         assert [found[i].status.value for i in (dead, alive, elsewhere)] == ["FAILURE", "STARTED", "STARTED"]  # type: ignore[union-attr]
+
+
+def test_partitions_of_another_kind_are_made_in_unbroken_ranges(tmp_path: Path) -> None:
+    lake, runs, lines = Lake(tmp_path), [], []
+    parts = dg.StaticPartitionsDefinition([f"shard_{k}" for k in range(5)])
+
+    @dg.asset(partitions_def=parts, backfill_policy=dg.BackfillPolicy.single_run())
+    def placing_2016(context: dg.AssetExecutionContext) -> None:
+        runs.append(list(context.partition_keys))
+        for key in context.partition_keys:
+            lake.write("placing_2016", TABLES["placing_2016"].empty(), shard=key)
+
+    definitions = dg.Definitions(assets=[placing_2016])
+    with dg.DagsterInstance.ephemeral() as instance:
+        made = Materializer(definitions, settings, lake, instance, lines.append)
+        made.run("placing_2016")
+        made.run("placing_2016", only_missing=True)
+        lake.fs.rm(f"{tmp_path}/tables/placing_2016/shard=shard_1", recursive=True)
+        lake.fs.rm(f"{tmp_path}/tables/placing_2016/shard=shard_3", recursive=True)
+        lake.fs.rm(f"{tmp_path}/tables/placing_2016/shard=shard_4", recursive=True)
+        assert not made.run("placing_2016", only_missing=True).failed
+    assert runs == [[f"shard_{k}" for k in range(5)], ["shard_1"], ["shard_3", "shard_4"]]
+    assert lines[-1].startswith("shard_3 to shard_4 ")

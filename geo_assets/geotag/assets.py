@@ -1,64 +1,128 @@
 """Assets of the geotag room: photo sets, one table of them, its clustering and the levels of cells."""
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from geo_assets.geotag.inputs import settle_inputs, shards, source_input
 from geo_assets.lake import Lake
+from geo_assets.partitions import landmark_ranges, placing_shards
 from geo_assets.reporting import failures, picture, plain, table_facts
 from geo_assets.resources import LakeResource
-from geo_assets.settings import load
+from geo_assets.settings import Settings, load
 from geo_assets.tables import TABLES
 
 MODEL_FILES = ("models_geotag", "hdbscan")
+_IN_ONE_RUN = dg.BackfillPolicy.single_run()
 
 
-def _take(name: str, context: dg.AssetExecutionContext, lake: Lake, reader: Callable[..., Any]) -> dg.MaterializeResult:
-    """Read one source, write its rows and its rejects, say where they came from."""
+@contextmanager
+def _input(name: str, context: dg.AssetExecutionContext, lake: Lake) -> Iterator[tuple[Path | None, str, Settings]]:
+    """The folder of a photo set (None where there is none), the words for it, and the settings."""
     from geo_assets.demo.geotag_inputs import write_geotag_inputs  # light until it is called
-    from geo_assets.geotag.inputs import source_input
-    from geo_assets.geotag.photos import no_rejects
 
-    with failures(), source_input(name, load(), write_geotag_inputs) as source:
-        context.log.info(f"{name}: {source.status}")
-        rows, rejects = TABLES[name].empty(), no_rejects()
-        if source.folder is not None:
-            rows, rejects = reader(source.folder, context.log.info)
-        lake.write("geotag_rejects", rejects, source=name)
-        facts = lake.write(name, rows)  # last: a killed run is taken up where this table is missing
-    reasons = rejects["reason"].value_counts().to_dict()
-    figures = {"status": source.status, "n_photos": len(rows), "n_rejects": len(rejects), "reject_reasons": reasons}
-    return dg.MaterializeResult(metadata=table_facts(facts) | plain(figures))
+    settings = load()
+    with failures():
+        settle_inputs(lake, settings)
+        with source_input(name, settings, write_geotag_inputs) as source:
+            context.log.info(f"{name}: {source.status}")
+            yield source.folder, source.status, settings
 
 
-@dg.asset(kinds={"parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1")
+def _nothing(name: str, lake: Lake, status: str, column: str = "", keys: Sequence[str] = ()) -> dg.MaterializeResult:
+    """What is left by a source that is not configured: tables without rows."""
+    for key in keys or ("all",):
+        lake.write("geotag_rejects", TABLES["geotag_rejects"].empty(), source=name, part=key)
+        lake.write(name, TABLES[name].empty(), **({column: key} if column else {}))
+    return dg.MaterializeResult(metadata={"input": status, "n_photos": 0})
+
+
+def _result(name: str, lake: Lake, figures: Mapping[str, Any]) -> dg.MaterializeResult:
+    """The figures of a table that was written, with what the UI shows of it."""
+    return dg.MaterializeResult(metadata=table_facts(lake.facts(name)) | plain(figures))
+
+
+@dg.asset(
+    partitions_def=placing_shards,
+    backfill_policy=_IN_ONE_RUN,
+    kinds={"parquet"},
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="2",
+)
 def placing_2016(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Photos of the 2016 Placing shards: id, position [deg], author hash; bad records are kept as rejects."""
-    from geo_assets.geotag.placing2016 import read_placing
+    """Photos of the 2016 Placing shards: position [deg], author hash, and where the JPEG lies; bad records are rejects."""
+    from geo_assets.geotag.placing2016 import take_shards
 
-    return _take("placing_2016", context, lake.open(), read_placing)
+    store = lake.open()
+    with _input("placing_2016", context, store) as (folder, status, settings):
+        files = shards(settings)
+        chosen = {key: files[key] for key in context.partition_keys}
+        assert folder is not None, "without a folder there are no shards"
+        figures = take_shards(store, folder, chosen, settings.geotag, context.log.info)
+    return dg.MaterializeResult(metadata=plain({"input": status} | figures))
 
 
-@dg.asset(kinds={"parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1")
+@dg.asset(
+    partitions_def=landmark_ranges,
+    backfill_policy=_IN_ONE_RUN,
+    kinds={"parquet"},
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="1",
+    pool="wikimedia",
+)
+def landmark_coordinates(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Where the landmarks are [deg]: from a file, a dump, or Wikimedia; only what failed is asked again."""
+    from geo_assets.geotag.coordinates import locate
+
+    store, parts = lake.open(), list(context.partition_keys)
+    with _input("google_landmark", context, store) as (folder, status, settings):
+        if folder is None:
+            return _nothing("landmark_coordinates", store, status, "part", parts)
+        with _wikimedia(settings, store) as client:
+            figures = locate(store, folder, parts, settings.geotag, client, context.log.info)
+    return dg.MaterializeResult(metadata=plain({"input": status} | figures))
+
+
+@dg.asset(
+    deps=[dg.AssetDep(landmark_coordinates, partition_mapping=dg.AllPartitionMapping())],
+    kinds={"duckdb", "parquet"},
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="2",
+)
 def google_landmark(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Photos of Google Landmarks v2, each at the position [deg] of its landmark."""
-    from geo_assets.geotag.landmarks import read_landmarks
+    from geo_assets.geotag.landmarks import take_landmarks
 
-    return _take("google_landmark", context, lake.open(), read_landmarks)
+    store = lake.open()
+    with _input("google_landmark", context, store) as (folder, status, settings):
+        if folder is None:
+            return _nothing("google_landmark", store, status)
+        figures = take_landmarks(store, folder, settings.geotag, context.log.info)
+    return _result("google_landmark", store, {"input": status} | figures)
 
 
-@dg.asset(kinds={"parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1")
+@dg.asset(kinds={"parquet"}, group_name="geotag", owners=["team:geotag"], code_version="2")
 def flickr_geotag(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Photos of the Flickr geotag set, by its CSV files or by the GPS position [deg] of their EXIF."""
-    from geo_assets.geotag.flickr import read_flickr
+    from geo_assets.geotag.flickr import take_flickr
 
-    return _take("flickr_geotag", context, lake.open(), read_flickr)
+    store = lake.open()
+    with _input("flickr_geotag", context, store) as (folder, status, settings):
+        if folder is None:
+            return _nothing("flickr_geotag", store, status)
+        figures = take_flickr(store, folder, settings.geotag, context.log.info)
+    return _result("flickr_geotag", store, {"input": status} | figures)
 
 
 @dg.asset(
     deps=[
-        placing_2016,
+        dg.AssetDep(placing_2016, partition_mapping=dg.AllPartitionMapping()),
         google_landmark,
         flickr_geotag,
         dg.AssetDep(dg.AssetKey("image_metadata"), partition_mapping=dg.AllPartitionMapping()),
@@ -66,36 +130,46 @@ def flickr_geotag(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     kinds={"duckdb", "parquet"},
     group_name="geotag",
     owners=["team:geotag"],
-    code_version="1",
+    code_version="2",
 )
 def geotag_combined(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every geotagged photo of all sources and cities once, split into train, validation and test by place."""
     from geo_assets.geotag.combine import combine
-    from geo_assets.geotag.pictures import density_map
+    from geo_assets.geotag.pictures import density_map, rejects_table, source_maps
 
-    store = lake.open()
+    store, settings = lake.open(), load()
     with failures():
-        combined = combine(store)
-        store.write("geotag_rejects", combined.rejects, source="geotag_combined")
-        facts = store.write("geotag_combined", combined.photos)
-    context.log.info(", ".join(f"{k} {v:,}" for k, v in combined.figures.items()))
-    photos = combined.photos
-    png = density_map(photos["lon"], photos["lat"], f"{len(photos):,} photos")
-    return dg.MaterializeResult(metadata=table_facts(facts) | plain(combined.figures) | {"map": picture(png)})
+        settle_inputs(store, settings)
+        figures = combine(store, settings.geotag, context.log.info)
+    pictures = {"map": picture(density_map(store)), "sources": picture(source_maps(store))}
+    table = dg.MetadataValue.md(rejects_table(store))
+    return _result("geotag_combined", store, figures | pictures | {"rejects": table})
 
 
 @dg.asset(
-    deps=[geotag_combined], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
+    deps=[geotag_combined], kinds={"duckdb", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
+)
+def geotag_points(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """The distinct coordinates of all photos, and how many photos each has."""
+    from geo_assets.geotag.combine import write_points
+
+    store = lake.open()
+    with failures():
+        figures = write_points(store, load().geotag, context.log.info)
+    return _result("geotag_points", store, figures)
+
+
+@dg.asset(
+    deps=[geotag_points], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
 )
 def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """HDBSCAN of the distinct places on the sphere: a cluster for each, the condensed tree, the spanning tree."""
-    from geo_assets.geotag.combine import unique_points
     from geo_assets.geotag.model import fit, publish
     from geo_assets.geotag.pictures import density_map
 
     store, chosen = lake.open(), load().geotag
     with failures():
-        points = unique_points(store)
+        points = store.read("geotag_points", ["point_id", "lon", "lat", "n_photos"])
         context.log.info(f"{len(points):,} places of {points['n_photos'].to_numpy().sum():,} photos")
         model = fit(points, min_cluster_size=chosen.min_cluster_size, min_samples=chosen.min_samples)
         publish(model, store, store.key(*MODEL_FILES))
@@ -133,4 +207,13 @@ def hierarchy_centroids(context: dg.AssetExecutionContext, lake: LakeResource) -
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(levels.figures) | pictures)
 
 
-ASSETS = (placing_2016, google_landmark, flickr_geotag, geotag_combined, hdbscan_model, hierarchy_centroids)
+ASSETS = (
+    placing_2016,
+    landmark_coordinates,
+    google_landmark,
+    flickr_geotag,
+    geotag_combined,
+    geotag_points,
+    hdbscan_model,
+    hierarchy_centroids,
+)
