@@ -224,6 +224,27 @@ def model(
 
 @main.command()
 @click.option(
+    "--out", "target", required=True, type=click.Path(dir_okay=False, path_type=Path), help="CSV file to write"
+)
+@click.option("--source", help="only this photo set: placing_2016, google_landmark, flickr_geotag or mapillary")
+@click.option("--split", help="only train, validation or test")
+@click.option(
+    "--null-islands", is_flag=True, help="photos at longitude and latitude zero as well: their place is unknown"
+)
+def geotag(target: Path, source: str | None, split: str | None, null_islands: bool) -> None:
+    """Write the combined photo coordinates as a CSV file for training scripts, with the header path,lat,lon."""
+    from geo_assets.geotag.export import export_csv
+    from geo_assets.lake import Lake
+    from geo_assets.settings import load
+
+    settings = load()
+    lake = Lake(settings.lake)
+    n = export_csv(lake, target, settings.geotag, source=source, split=split, null_islands=null_islands)
+    click.echo(f"{target}: {n:,} photos")
+
+
+@main.command()
+@click.option(
     "--select",
     "selection",
     required=True,

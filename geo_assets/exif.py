@@ -51,9 +51,12 @@ def text(value: Any) -> str | None:
 
 
 def _angle(parts: Any, reference: Any, signs: Mapping[str, int]) -> float | None:
-    sign = signs.get((text(reference) or "").upper())
-    numbers = [number(part) for part in parts] if isinstance(parts, tuple) else []
-    if sign is None or len(numbers) != 3:
-        return None
+    sign = signs.get((text(reference) or "")[:1].upper())
+    numbers = [number(part) for part in (parts if isinstance(parts, tuple) else (parts,))]
     known = [n for n in numbers if n is not None and n >= 0]
-    return sign * sum(n / 60**i for i, n in enumerate(known)) if len(known) == 3 else None
+    # Who writes decimal degrees, or decimal minutes, may leave what is behind them out, or write 0/0.
+    as_given = numbers == known + [None] * (len(numbers) - len(known)) and len(numbers) <= 3
+    whole = len(known) == 3 or any(n % 1 for n in known)
+    if sign is None or not (as_given and whole) or any(n > 60 for n in known[1:]):
+        return None
+    return sign * sum(n / 60**i for i, n in enumerate(known))

@@ -163,6 +163,11 @@ class Lake:
         schema = TABLES.get(table) or Table(table, "", ())
         return Facts(schema, self.rows(table, **partition), self.fs.size(path), self.uri(path))
 
+    def remove_partition(self, table: str, **partition: str) -> None:
+        """Remove one partition of a table, if it was written."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self._data(table, partition))
+
     def remove_table(self, table: str) -> None:
         """Remove every partition of a table."""
         with contextlib.suppress(FileNotFoundError):
@@ -212,6 +217,10 @@ class Lake:
         """Write one file atomically; who writes many may sync their folder once, with :meth:`sync`, instead."""
         with self._replacing(self._inside(key), sync_folder=sync_folder) as sink:
             sink.write(data)
+
+    def replacing(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        """A file to write piece by piece that takes the place of ``key`` at the end."""
+        return self._replacing(self._inside(key))
 
     def size(self, key: str) -> int:
         """Size of a file [B]."""

@@ -12,6 +12,11 @@ def test_a_position_survives_its_rationals(lon: float, lat: float) -> None:
     assert position(gps) == pytest.approx((lon, lat), abs=1e-8)
 
 
+@pytest.mark.parametrize("parts", [(48.5, 0, 0), (48.5,), 48.5, (48.5, math.nan, math.nan), (48, 30.0001, None)])
+def test_nothing_is_needed_behind_a_fraction(parts: object) -> None:
+    assert position({1: "North", 2: parts, 3: "W", 4: (1, 0, 0)}) == pytest.approx((-1, 48.5), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "gps",
     [
@@ -22,6 +27,8 @@ def test_a_position_survives_its_rationals(lon: float, lat: float) -> None:
         {2: (1, 2, 3), 4: (1, 2, 3)},
         {1: "N", 2: (1, math.nan, 3), 3: "E", 4: (1, 2, 3)},
         {1: "N", 2: (-1, 2, 3), 3: "E", 4: (1, 2, 3)},
+        {1: "N", 2: (1, 2, math.nan), 3: "E", 4: (1, 2, 3)},
+        {1: "N", 2: (1, 2, 61), 3: "E", 4: (1, 2, 3)},
         {1: "N", 2: 48.0, 3: "E", 4: 11.0},
     ],
 )

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from geo_assets.tables import TABLES
+
 PACKAGE = Path(__file__).parent.parent / "geo_assets"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 ROOMS = ("harvest", "reconstruct", "splats", "geotag")
@@ -80,9 +82,7 @@ def test_the_graph_is_the_one_that_was_agreed() -> None:
             "group": node.group_name,
             "deps": sorted(k.to_user_string() for k in node.parent_keys),
             "pools": sorted(node.pools or ()),
-            "partitions": sorted(node.partitions_def.partition_dimension_names)  # type: ignore[attr-defined]
-            if hasattr(node.partitions_def, "partition_dimension_names")
-            else (["city"] if node.partitions_def else []),
+            "partitions": sorted(TABLES[key.to_user_string()].partition) if node.partitions_def else [],
             "checks": sorted(c.name for c in node.check_keys),
             "kinds": sorted(node.kinds),
         }

@@ -12,20 +12,29 @@ import io
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 
 from geo_assets.exif import rationals
+
+if TYPE_CHECKING:
+    from geo_assets.demo.wikimedia import World
 
 N_TOWNS = 60
 N_PLACING, N_LANDMARK, N_FLICKR_CSV, N_FLICKR_EXIF = 1500, 900, 520, 80
 N_SHARED = 60
 """Flickr photos that are in ``placing_2016`` and in ``flickr_geotag``."""
 
+N_LANDMARKS, N_LISTED = 90, 12
+"""Landmarks, and those of them that ``landmark_coordinates.csv`` lists."""
+
 _HALF_SHARD = "shard_4.msg"
+_PLAIN = "/,()'!*;:@$_-.~"
+"""What the real lists of categories leave unencoded."""
 _LICENCE = "https://creativecommons.org/licenses/by/4.0/"
 
 
@@ -49,7 +58,8 @@ def write_geotag_inputs(folder: Path, seed: int = 0) -> None:
 
     - ``placing_2016``: ``shard_0`` and ``shard_1`` with coordinates, ``shard_2`` without (``mp16_places365.csv`` has
       them), ``shard_3`` of bad records, ``shard_4`` that breaks off inside a record.
-    - ``google_landmark``: the four ``train*.csv`` and ``landmark_coordinates.csv``; every eleventh landmark has none.
+    - ``google_landmark``: the five ``train*.csv``, and ``landmark_coordinates.csv`` of a few landmarks, one of them as
+      text; where the others are, the server of :func:`wikimedia_world` knows.
     - ``flickr_geotag``: ``photos.csv``, and below ``1/`` photos with EXIF positions, one without and one broken.
 
     Args:
@@ -65,7 +75,7 @@ def write_geotag_inputs(folder: Path, seed: int = 0) -> None:
     with tempfile.TemporaryDirectory(prefix=".geotag_", dir=folder) as scratch:
         staged = Path(scratch)
         _write_placing(staged / "placing_2016", placing)
-        _write_landmarks(staged / "google_landmark", rng, towns)
+        _write_landmarks(staged / "google_landmark", rng, _landmarks(seed))
         _write_flickr(staged / "flickr_geotag", rng, [*shared, *flickr])
         for made in staged.iterdir():
             shutil.rmtree(folder / made.name, ignore_errors=True)
@@ -172,38 +182,126 @@ def _bad_records() -> list[Any]:
 # -- google_landmark --------------------------------------------------------------------------------------------
 
 
-def _write_landmarks(folder: Path, rng: np.random.Generator, towns: np.ndarray) -> None:
-    """Landmarks with a photo or many; their ids have gaps, as the real ones have."""
-    folder.mkdir()
-    n_landmarks = N_LANDMARK // 10
-    ids = np.sort(rng.choice(203_094, n_landmarks, replace=False))
-    places = _positions(rng, towns, n_landmarks)
-    names = [f"Demo_Tower_{k}" if k % 7 else f"Hill,_{k}_(Demo)" for k in range(n_landmarks)]
-    popularity = rng.pareto(1.1, n_landmarks) + 0.2
-    landmark = np.concatenate(
-        [np.arange(n_landmarks), rng.choice(n_landmarks, N_LANDMARK - n_landmarks, p=popularity / popularity.sum())]
-    )
-    photos = [f"{value:016x}" for value in rng.integers(0, 2**63 - 1, N_LANDMARK)]
-    urls = [
-        f"https://upload.wikimedia.org/demo/{p[0]}/{p[:2]}/{names[k]}.jpg"
-        for p, k in zip(photos, landmark, strict=True)
+@dataclass(frozen=True)
+class _Landmark:
+    """A made-up landmark: its number, the name of its category, and where it is [deg]."""
+
+    id: int
+    name: str
+    lon: float
+    lat: float
+
+    @property
+    def title(self) -> str:
+        return f"Category:{self.name.replace('_', ' ')}"
+
+
+def _landmarks(seed: int) -> list[_Landmark]:
+    """Landmarks whose ids have gaps, as the real ones have."""
+    towns, rng = _towns(np.random.default_rng(seed)), np.random.default_rng([seed, 1])
+    ids = np.sort(rng.choice(203_094, N_LANDMARKS, replace=False))
+    forms = ("Demo_Tower_{}", "Château_de_Démo_{}", "Demo's_Bridge_{}", "Hill,_{}_(Demo)")
+    return [
+        _Landmark(int(i), forms[k % len(forms)].format(k), float(lon), float(lat))
+        for k, (i, (lon, lat)) in enumerate(zip(ids, _positions(rng, towns, N_LANDMARKS), strict=True))
     ]
-    train = [[p, url, ids[k]] for p, url, k in zip(photos, urls, landmark, strict=True)]
+
+
+def _write_landmarks(folder: Path, rng: np.random.Generator, landmarks: Sequence[_Landmark]) -> None:
+    """Landmarks with a photo or many."""
+    folder.mkdir()
+    n = len(landmarks)
+    popularity = rng.pareto(1.1, n) + 0.2
+    of = np.concatenate([np.arange(n), rng.choice(n, N_LANDMARK - n, p=popularity / popularity.sum())])
+    photos = [
+        (f"{value:016x}", landmarks[k]) for value, k in zip(rng.integers(0, 2**63 - 1, N_LANDMARK), of, strict=True)
+    ]
+    urls = [f"https://upload.wikimedia.org/demo/{p[0]}/{p[:2]}/{mark.name}.jpg" for p, mark in photos]
+    train = [[p, url, mark.id] for (p, mark), url in zip(photos, urls, strict=True)]
     _write_csv(folder / "train.csv", ["id", "url", "landmark_id"], train)
     clean: dict[int, list[str]] = {}
-    for p, k in zip(photos, landmark, strict=True):
-        clean.setdefault(int(k), []).append(p)
-    rows = [[ids[k], " ".join(sorted(members))] for k, members in sorted(clean.items()) if len(members) > 2]
+    for p, mark in photos:
+        clean.setdefault(mark.id, []).append(p)
+    rows = [[i, " ".join(sorted(members))] for i, members in sorted(clean.items()) if len(members) > 2]
     _write_csv(folder / "train_clean.csv", ["landmark_id", "images"], rows)
     credit = [
-        [p, url, f"Author {int(k) % 23}", _LICENCE, f"File:{names[k]}.jpg"]
-        for p, url, k in zip(photos, urls, landmark, strict=True)
+        [p, url, f"Author {k % 23}", _LICENCE, f"File:{mark.name}.jpg"]
+        for (p, mark), url, k in zip(photos, urls, of, strict=True)
     ]
     _write_csv(folder / "train_attribution.csv", ["id", "url", "author", "license", "title"], credit)
-    category = [[i, f"http://commons.wikimedia.org/wiki/Category:{name}"] for i, name in zip(ids, names, strict=True)]
+    urls = [f"http://commons.wikimedia.org/wiki/Category:{quote(mark.name, safe=_PLAIN)}" for mark in landmarks]
+    category = [[mark.id, url] for mark, url in zip(landmarks, urls, strict=True)]
     _write_csv(folder / "train_label_to_category.csv", ["landmark_id", "category"], category)
-    found = [[ids[k], *places[k]] for k in range(n_landmarks) if k % 11]
-    _write_csv(folder / "landmark_coordinates.csv", ["landmark_id", "lon", "lat"], found)
+    header = ["landmark_id", "category", "supercategory", "hierarchical_label", "natural_or_human_made"]
+    kinds = [
+        [
+            mark.id,
+            url,
+            *(("hill", "mountain", "natural") if "Hill" in mark.name else ("tower", "building", "human-made")),
+        ]
+        for mark, url in zip(landmarks, urls, strict=True)
+    ]
+    _write_csv(folder / "train_label_to_hierarchical.csv", header, kinds)
+    known = [[mark.id, mark.lon, mark.lat, ""] for mark in landmarks[60 : 60 + N_LISTED]]
+    known[1][1:] = ["", "", f"{_dms(landmarks[61].lat, 'NS')}, {_dms(landmarks[61].lon, 'EW')}"]
+    known[2][1:] = ["NaN", "NaN", ""]
+    _write_csv(folder / "landmark_coordinates.csv", ["landmark_id", "lon", "lat", "geohack"], known)
+
+
+def _dms(value: float, sides: str) -> str:
+    """Degrees as people write them, to a hundredth of a second."""
+    hundredths = round(abs(value) * 360_000)
+    return f"{hundredths // 360_000}° {hundredths // 6000 % 60}′ {hundredths % 6000 / 100:g}″ {sides[value < 0]}"
+
+
+def wikimedia_world(seed: int = 0) -> World:
+    """What Commons and Wikidata know of the landmarks that :func:`write_geotag_inputs` writes with the same seed.
+
+    A third have a coordinate of their own, most of the others one of their item; an eighth have none, for one of the
+    reasons that there are: no such category, no item, none there, a deprecated, an unknown one, or one on the Moon.
+    """
+    from geo_assets.demo.wikimedia import Category, Statement, World
+
+    categories: dict[str, Category] = {}
+    items: dict[str, tuple[Statement, ...]] = {"Q1000": ()}
+    merged: dict[str, str] = {}
+    for k, mark in enumerate(_landmarks(seed)):
+        place, item, topic, target = (mark.lon, mark.lat), f"Q{2000 + k}", f"Q{5000 + k}", f"{mark.title} (moved)"
+        own, of_item = Category(place, item), Category(item=item)
+        here, there = Statement(place), Statement((place[0] / 2, place[1] / 2))
+        form = k % 15
+        categories[mark.title] = of_item
+        if form in (1, 2, 3, 4, 5, 14):
+            categories[mark.title] = own
+        elif form in (6, 7, 8):
+            items[item] = (here,)
+        elif form == 9:
+            items[item] = (replace(there, rank="deprecated"), there, replace(here, rank="preferred"))
+        elif form == 10:
+            items |= {item: (Statement(topic=topic),), topic: (here,)}
+        elif form == 11:
+            categories |= {
+                mark.title: Category(redirect=f"{target} twice"),
+                f"{target} twice": Category(redirect=target),
+            }
+            categories[target] = own
+        elif form == 12:
+            categories |= {
+                mark.title: Category(text=f"{{{{Category redirect|{target.partition(':')[2]}}}}}"),
+                target: own,
+            }
+        elif form == 0:
+            categories[mark.title] = Category()
+        else:
+            gaps = (replace(here, rank="deprecated"), Statement(), replace(here, globe="Q405"))
+            which = k // 15
+            if which < len(gaps):
+                items[item] = (gaps[which],)
+            elif which == 3:
+                del categories[mark.title]
+            elif which == 4:
+                merged[item], items[topic] = topic, (here,)
+    return World(categories, items, merged)
 
 
 # -- flickr_geotag ----------------------------------------------------------------------------------------------

@@ -3,17 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from geo_assets.geotag.inputs import settle_inputs, shards, source_input
+from geo_assets.geotag.inputs import settle_inputs, shards, source_input, uses_demo
 from geo_assets.lake import Lake
 from geo_assets.partitions import landmark_ranges, placing_shards
 from geo_assets.reporting import failures, picture, plain, table_facts
 from geo_assets.resources import LakeResource
-from geo_assets.settings import Settings, load
+from geo_assets.settings import Settings, load, wikimedia_token
 from geo_assets.tables import TABLES
+
+if TYPE_CHECKING:
+    from geo_assets.geotag.wikimedia import Wikimedia
 
 MODEL_FILES = ("models_geotag", "hdbscan")
 _IN_ONE_RUN = dg.BackfillPolicy.single_run()
@@ -30,6 +33,22 @@ def _input(name: str, context: dg.AssetExecutionContext, lake: Lake) -> Iterator
         with source_input(name, settings, write_geotag_inputs) as source:
             context.log.info(f"{name}: {source.status}")
             yield source.folder, source.status, settings
+
+
+@contextmanager
+def _wikimedia(settings: Settings, lake: Lake) -> "Iterator[Wikimedia]":
+    """A client of the APIs, or of the demo's own, whose server is started in this process."""
+    from geo_assets.geotag.wikimedia import Wikimedia
+
+    if uses_demo(settings):
+        from geo_assets.demo.geotag_inputs import wikimedia_world
+        from geo_assets.demo.wikimedia import serving
+
+        with serving(wikimedia_world()) as address, Wikimedia(address.settings()) as client:
+            yield client
+    else:
+        with Wikimedia(settings.geotag.wikimedia, wikimedia_token(), lake) as client:
+            yield client
 
 
 def _nothing(name: str, lake: Lake, status: str, column: str = "", keys: Sequence[str] = ()) -> dg.MaterializeResult:
@@ -135,13 +154,14 @@ def flickr_geotag(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
 def geotag_combined(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every geotagged photo of all sources and cities once, split into train, validation and test by place."""
     from geo_assets.geotag.combine import combine
-    from geo_assets.geotag.pictures import density_map, rejects_table, source_maps
+    from geo_assets.geotag.pictures import density_map, photo_grids, rejects_table, source_maps
 
     store, settings = lake.open(), load()
     with failures():
         settle_inputs(store, settings)
         figures = combine(store, settings.geotag, context.log.info)
-    pictures = {"map": picture(density_map(store)), "sources": picture(source_maps(store))}
+    grids = photo_grids(store)
+    pictures = {"map": picture(density_map(grids)), "sources": picture(source_maps(grids))}
     table = dg.MetadataValue.md(rejects_table(store))
     return _result("geotag_combined", store, figures | pictures | {"rejects": table})
 
@@ -165,7 +185,7 @@ def geotag_points(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
 def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """HDBSCAN of the distinct places on the sphere: a cluster for each, the condensed tree, the spanning tree."""
     from geo_assets.geotag.model import fit, publish
-    from geo_assets.geotag.pictures import density_map
+    from geo_assets.geotag.pictures import points_map
 
     store, chosen = lake.open(), load().geotag
     with failures():
@@ -176,7 +196,7 @@ def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
         store.write("hdbscan_tree", model.tree)
         facts = store.write("hdbscan_model", model.points)
     clustered = model.points[model.points["cluster"] >= 0]
-    png = density_map(
+    png = points_map(
         clustered["lon"], clustered["lat"], f"{len(clustered):,} places of {model.card['n_clusters']:,} clusters"
     )
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(model.card) | {"map": picture(png)})

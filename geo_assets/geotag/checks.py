@@ -4,20 +4,66 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from geo_assets.geotag.assets import geotag_combined, hierarchy_centroids
+from geo_assets.geotag.assets import geotag_combined, geotag_points, hierarchy_centroids
 from geo_assets.lake import Lake
 from geo_assets.resources import LakeResource
+from geo_assets.settings import Geotag, load
+from geo_assets.tables import TABLES
 
 MOST_REJECTS = 0.05
 """Share of a source's records above which its rejects are worth a look."""
 
-_COMBINED_QUERIES = {
-    "coordinates_in_range": "select count(*) from geotag_combined where not coalesce(isfinite(lon) and isfinite(lat) "
-    "and lon between -180 and 180 and lat between -90 and 90, false)",
-    "photo_ids_unique": "select count(*) - count(distinct (source, photo_id)) from geotag_combined",
-    "split_has_no_leak": "select count(*) from (select place_lon(lon, lat) as lon, lat + 0.0 as lat from geotag_combined "
-    "group by all having count(distinct split) > 1)",
+ENOUGH_CELLS, MOST_OFF = 2000, 0.03
+"""Of so many cells the splits have their shares to within so much."""
+
+NEAR_M = 100.0
+"""Photos so near to each other may show the same thing."""
+
+_OFF_GLOBE = """
+select count(*) from geotag_combined
+where not coalesce(isfinite(lon) and isfinite(lat) and lon between -180 and 180 and lat between -90 and 90, false)"""
+
+# What follows looks at all photos by hashes of their names and at cells, and at few of them by themselves.
+_SUSPECTS = """
+select hash(same_photo(source, photo_id)) as h from geotag_combined where h % {passes} = {turn}
+group by h having count(*) > 1"""
+_REPEATED = """
+create temp table repeated as
+select source, photo_id, split, same_photo(source, photo_id) as photo from geotag_combined
+where hash(same_photo(source, photo_id)) in (from suspects)"""
+_MIXED_CELLS = """
+create temp table mixed_cells as
+select place_cell(lon, lat) as cell from geotag_combined group by cell having min(split) <> max(split)"""
+_FAULTS = {
+    "photos_again": "select count(*) - count(distinct photo) from repeated",
+    "photos_of_two_splits": "select count(*) from (select 1 from repeated group by photo having min(split) <> max(split))",
+    "cells_of_two_splits": "select count(*) from mixed_cells",
+    "places_of_two_splits": """
+        select count(*) from (
+            select 1 from geotag_combined where place_cell(lon, lat) in (from mixed_cells)
+            group by place_lon(lon, lat), place_lat(lat) having min(split) <> max(split))""",
 }
+
+_POINT_FAULTS = {
+    "photos_too_many": """
+        select abs((select coalesce(sum(n_photos), 0) from geotag_points)
+            - (select count(*) from geotag_combined where not list_contains(flags, 'null_island')))::bigint""",
+    # Sums of hashes agree where each place has as many photos here as there.
+    "photos_elsewhere": """
+        select ((select sum(n_photos * hash(lon, lat)::hugeint) from geotag_points) is distinct from
+            (select sum(hash(place_lon(lon, lat), place_lat(lat))::hugeint) from geotag_combined
+                where not list_contains(flags, 'null_island')))::int""",
+    "places_out_of_order": """
+        select count(*) from (
+            select *, row_number() over () - 1 as place, lag(lon) over () as last_lon, lag(lat) over () as last_lat
+            from geotag_points)
+        where point_id <> place or lon < last_lon or lon = last_lon and lat <= last_lat""",
+}
+
+_SHARES = """
+select split, count(*) as n_cells, sum(n)::bigint as n_photos from (
+    select split, place_cell(lon, lat) as cell, count(*) as n from geotag_combined group by all)
+group by split order by split"""
 
 _NESTING_QUERIES = {
     "cells_without_one_parent": """
@@ -43,13 +89,97 @@ _NESTING_QUERIES = {
 }
 
 
-def combined_faults(lake: Lake) -> dict[str, int]:
-    """Rows of ``geotag_combined`` that break each rule; 0 is good."""
-    from geo_assets.geotag.combine import prepare
+def combined_faults(lake: Lake, settings: Geotag) -> dict[str, int]:
+    """What breaks each rule of ``geotag_combined``; 0 is good.
 
-    with lake.connect("geotag_combined") as con:
-        prepare(con)
-        return {name: con.execute(query).fetchall()[0][0] for name, query in _COMBINED_QUERIES.items()}
+    A photo is the same under one id of its source, and under one id of Flickr in both Flickr sets. Cells are those
+    that the table was split by.
+    """
+    from geo_assets.geotag.combine import fill_in_passes, macros
+    from geo_assets.geotag.photos import querying
+
+    with querying(lake, settings, "geotag_combined") as (con, _):
+        con.execute(macros(_as_split(lake, settings)))
+        ((off_globe,),) = con.execute(_OFF_GLOBE).fetchall()
+        ((n,),) = con.execute("select count(*) from geotag_combined").fetchall()
+        fill_in_passes(con, "suspects", _SUSPECTS, n, settings)
+        con.execute(_REPEATED)
+        con.execute(_MIXED_CELLS)
+        found = {name: con.execute(query).fetchall()[0][0] for name, query in _FAULTS.items()}
+    return {"off_globe": off_globe} | found
+
+
+def point_faults(lake: Lake, settings: Geotag) -> dict[str, int]:
+    """What breaks each rule of ``geotag_points``; 0 is good."""
+    from geo_assets.geotag.combine import macros
+    from geo_assets.geotag.photos import querying
+
+    with querying(lake, settings, "geotag_combined", "geotag_points") as (con, _):
+        con.execute(macros(settings))
+        return {name: con.execute(query).fetchall()[0][0] for name, query in _POINT_FAULTS.items()}
+
+
+def split_shares(lake: Lake, settings: Geotag) -> dict[str, dict[str, float]]:
+    """For each split its cells, its photos, its share of the cells and the share that it was to have."""
+    from geo_assets.geotag.combine import macros
+    from geo_assets.geotag.photos import querying
+
+    asked = _as_split(lake, settings)
+    validation, test = asked.validation_share, asked.test_share
+    wanted = {"train": 1 - validation - test, "validation": validation, "test": test}
+    with querying(lake, settings, "geotag_combined") as (con, _):
+        con.execute(macros(asked))
+        rows = {split: (cells, photos) for split, cells, photos in con.execute(_SHARES).fetchall()}
+    total = sum(cells for cells, _ in rows.values()) or 1
+    return {
+        split: {"n_cells": cells, "n_photos": photos, "share": round(cells / total, 4), "wanted": round(share, 4)}
+        for split, share in wanted.items()
+        for cells, photos in [rows.get(split, (0, 0))]
+    }
+
+
+def near_training(lake: Lake, settings: Geotag) -> int:
+    """Number of test photos within :data:`NEAR_M` of a photo that is trained on: those at the border of a cell.
+
+    Distances are chords of the sphere. Null islands are left out.
+    """
+    from geo_assets.geodesy import MEAN_RADIUS_M
+    from geo_assets.geotag.combine import macros
+    from geo_assets.geotag.photos import querying
+
+    asked = _as_split(lake, settings)
+    cell, reach = asked.split_cell_deg, f"({NEAR_M} / radians({MEAN_RADIUS_M}))"
+    with querying(lake, settings, "geotag_combined") as (con, _):
+        con.execute(macros(asked))
+        # Both photos of such a pair are that near to the edge of their own cell.
+        con.execute(f"""
+            create temp table edge as
+            select split, n, x, y, z, floor(x / {NEAR_M}) as i, floor(y / {NEAR_M}) as j, floor(z / {NEAR_M}) as k
+            from (
+                select split, count(*) as n, {MEAN_RADIUS_M} * sin(radians(lat)) as z,
+                    {MEAN_RADIUS_M} * cos(radians(lat)) * cos(radians(lon)) as x,
+                    {MEAN_RADIUS_M} * cos(radians(lat)) * sin(radians(lon)) as y
+                from (select split, place_lon(lon, lat) as lon, place_lat(lat) as lat from geotag_combined
+                    where split <> 'validation' and not list_contains(flags, 'null_island'))
+                where least(lat - {cell} * floor(lat / {cell}), {cell} * ceil(lat / {cell}) - lat, 90 - abs(lat)) <= {reach}
+                    or least(lon - {cell} * floor(lon / {cell}), {cell} * ceil(lon / {cell}) - lon, 180 - abs(lon))
+                        * cos(radians(lat)) <= {reach}
+                group by split, lon, lat)""")
+        ((near,),) = con.execute(f"""
+            with test as (select row_number() over () as photo, * from edge where split = 'test'),
+                step as (select unnest([-1, 0, 1]) as d),
+                probe as (select test.* replace (i + a.d as i, j + b.d as j, k + c.d as k)
+                    from test, step a, step b, step c)
+            select coalesce(sum(n), 0)::bigint from test where photo in (
+                select photo from probe join edge as train using (i, j, k)
+                where train.split = 'train' and (probe.x - train.x) ** 2 + (probe.y - train.y) ** 2
+                    + (probe.z - train.z) ** 2 <= {NEAR_M**2})""").fetchall()
+    return near
+
+
+def _as_split(lake: Lake, settings: Geotag) -> Geotag:
+    """The settings with the cells and shares that ``geotag_combined`` was made with."""
+    return settings.model_copy(update=lake.note("geotag_combined") if lake.has("geotag_combined") else {})
 
 
 def nesting_faults(lake: Lake) -> dict[str, int]:
@@ -60,40 +190,78 @@ def nesting_faults(lake: Lake) -> dict[str, int]:
 
 def reject_shares(lake: Lake) -> dict[str, float]:
     """Share of the records of each source that were rejected."""
-    with lake.connect("geotag_combined", "geotag_rejects") as con:
-        rows = con.execute("""
-            with taken as (select source, count(*) as n from geotag_combined group by source),
-                refused as (select source, count(*) as n from geotag_rejects group by source)
-            select source, refused.n / (refused.n + coalesce(taken.n, 0)) from refused left join taken using (source)
-            where source <> 'geotag_combined' order by source""").fetchall()
-    return {source: round(share, 4) for source, share in rows}
+    with lake.connect("geotag_rejects") as con:
+        refused = con.execute(
+            "select source, count(*) from geotag_rejects where source <> 'geotag_combined' group by all order by all"
+        ).fetchall()
+    return {source: round(n / (n + _rows(lake, source)), 4) for source, n in refused}
+
+
+def _rows(lake: Lake, table: str) -> int:
+    return sum(lake.rows(table, **partition) for partition in lake.partitions(table)) if table in TABLES else 0
 
 
 @dg.multi_asset_check(
     specs=[
         dg.AssetCheckSpec("coordinates_in_range", asset=geotag_combined, blocking=True, description="Finite degrees."),
-        dg.AssetCheckSpec("photo_ids_unique", asset=geotag_combined, blocking=True, description="A photo once."),
         dg.AssetCheckSpec(
-            "split_has_no_leak", asset=geotag_combined, blocking=True, description="A place is in one split only."
+            "photo_ids_unique",
+            asset=geotag_combined,
+            blocking=True,
+            description="A photo once, by Flickr's id as well.",
+        ),
+        dg.AssetCheckSpec(
+            "split_has_no_leak",
+            asset=geotag_combined,
+            blocking=True,
+            description="A place, a cell, a photo is in one split only.",
         ),
         dg.AssetCheckSpec(
             "few_rejects", asset=geotag_combined, description="No source lost more than 5 % of its records."
+        ),
+        dg.AssetCheckSpec(
+            "split_shares",
+            asset=geotag_combined,
+            description="The splits have their shares of the cells to within 3 %.",
         ),
     ]
 )
 def combined_is_sound(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
     """Positions are on the globe, photos are there once, no place is both learnt and tested, few records were lost."""
-    store, key = lake.open(), geotag_combined.key
-    for name, count in combined_faults(store).items():
-        yield dg.AssetCheckResult(asset_key=key, check_name=name, passed=count == 0, metadata={"n_bad": count})
-    shares = reject_shares(store)
+    store, key, settings = lake.open(), geotag_combined.key, load().geotag
+    faults = combined_faults(store, settings)
+    parts = {
+        "coordinates_in_range": ["off_globe"],
+        "photo_ids_unique": ["photos_again"],
+        "split_has_no_leak": ["places_of_two_splits", "cells_of_two_splits", "photos_of_two_splits"],
+    }
+    for name, rules in parts.items():
+        found = {rule: faults[rule] for rule in rules}
+        yield dg.AssetCheckResult(asset_key=key, check_name=name, passed=not any(found.values()), metadata=dict(found))
+    rejected = reject_shares(store)
     yield dg.AssetCheckResult(
         asset_key=key,
         check_name="few_rejects",
-        passed=all(share <= MOST_REJECTS for share in shares.values()),
+        passed=all(share <= MOST_REJECTS for share in rejected.values()),
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"share_by_source": shares},
+        metadata={"share_by_source": rejected},
     )
+    shares = split_shares(store, settings)
+    few = sum(split["n_cells"] for split in shares.values()) <= ENOUGH_CELLS
+    yield dg.AssetCheckResult(
+        asset_key=key,
+        check_name="split_shares",
+        passed=few or all(abs(split["share"] - split["wanted"]) <= MOST_OFF for split in shares.values()),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"splits": shares, "test_photos_within_100_m_of_training": near_training(store, settings)},
+    )
+
+
+@dg.asset_check(asset=geotag_points, blocking=True)
+def points_add_up(lake: LakeResource) -> dg.AssetCheckResult:
+    """Each photo of geotag_combined is counted at its place, each place is there once and in order."""
+    faults = point_faults(lake.open(), load().geotag)
+    return dg.AssetCheckResult(passed=not any(faults.values()), metadata=dict(faults))
 
 
 @dg.asset_check(asset=hierarchy_centroids, blocking=True)
@@ -103,4 +271,4 @@ def cells_nest(lake: LakeResource) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=not any(faults.values()), metadata=dict(faults))
 
 
-CHECKS = (combined_is_sound, cells_nest)
+CHECKS = (combined_is_sound, points_add_up, cells_nest)

@@ -27,7 +27,7 @@ def uses_demo(settings: Settings) -> bool:
 
 
 def settle_inputs(lake: Lake, settings: Settings) -> None:
-    """Remove what was made of the demo's inputs from a lake as soon as a photo set is configured."""
+    """Remove from a lake what was made of the demo's inputs, once a photo set is configured, and of shards that are gone."""
     marker = lake.key("geotag", "demo")
     if uses_demo(settings):
         if not lake.exists(marker):
@@ -36,6 +36,11 @@ def settle_inputs(lake: Lake, settings: Settings) -> None:
         for table in (*SOURCES, "landmark_coordinates", "geotag_rejects"):
             lake.remove_table(table)
         lake.remove(marker)
+    if there := shards(settings):
+        for partition in lake.partitions("placing_2016"):
+            if partition["shard"] not in there:
+                lake.remove_partition("placing_2016", **partition)
+                lake.remove_partition("geotag_rejects", source="placing_2016", part=partition["shard"])
 
 
 def shards(settings: Settings) -> dict[str, Path]:

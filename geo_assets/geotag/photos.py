@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geo_assets.errors import SourceError
+from geo_assets.errors import GeoAssetsError, SourceError
+from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
 from geo_assets.tables import TABLES
 
@@ -39,6 +45,7 @@ _PHOTO_COLUMNS = TABLES["google_landmark"].column_names
 
 _SEGMENT = r"[^/\\\x00-\x1f\x7f]+"
 _SAFE, _DOTS, _DRIVE = rf"{_SEGMENT}(?:/{_SEGMENT})*", r"(?:^|/)\.\.?(?:/|$)", r"^[A-Za-z]:"
+_SPILLED, _FORGOTTEN_S = "geotag_query_", 86_400.0
 _SURROGATE = re.compile("[\ud800-\udfff]")
 FLICKR_NAME = r"(?:^|/)(\d{5,})(?:_[0-9a-f]{10}[^/]*)?(?:\.[A-Za-z]+)?$"
 """Where Flickr's photo id stands in a path: ``13/20/8010869266.jpg``, ``1000269685_e60e9cdfb4_o.jpg``."""
@@ -63,6 +70,38 @@ def prepared(con: duckdb.DuckDBPyConnection, settings: Geotag, scratch: Path) ->
     con.execute("set enable_progress_bar = false")
     con.execute(_MACROS)
     return con
+
+
+@contextlib.contextmanager
+def querying(lake: Lake, settings: Geotag, *tables: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
+    """A :func:`prepared` connection with views of some tables, and the folder on the disk of the lake that it spills to.
+
+    Raises:
+        GeoAssetsError: memory and disk did not suffice; the message says what to raise.
+    """
+    import duckdb
+
+    with _scratch(lake) as folder, lake.connect(*tables) as con:
+        try:
+            yield prepared(con, settings, folder), folder
+        except duckdb.OutOfMemoryException as error:
+            raise GeoAssetsError(
+                f"A query over {', '.join(tables)} needs more than geotag.memory_gb = {settings.memory_gb:g} and the room "
+                f"on the disk of {folder.parent}. Raise the one or make room, and run this again."
+            ) from error
+
+
+@contextlib.contextmanager
+def _scratch(lake: Lake) -> Iterator[Path]:
+    """A folder that is removed at the end; those of killed runs go after a day."""
+    base = Path(lake.root) / "scratch" if lake.is_local else Path(tempfile.gettempdir())
+    base.mkdir(parents=True, exist_ok=True)
+    for left in base.glob(f"{_SPILLED}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _FORGOTTEN_S:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SPILLED, dir=base) as folder:
+        yield Path(folder)
 
 
 def is_safe_path(path: object) -> bool:

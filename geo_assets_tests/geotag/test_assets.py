@@ -5,12 +5,13 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from geo_assets.geotag.assets import ASSETS, MODEL_FILES
+from geo_assets.geotag.assets import ASSETS, MODEL_FILES, landmark_coordinates, placing_2016
 from geo_assets.geotag.checks import CHECKS, combined_faults, nesting_faults, reject_shares
 from geo_assets.lake import Lake
 from geo_assets.resources import LakeResource
 from geo_assets_tests.geotag.places import blobs, record, write_photo, write_shard
 
+LANDMARKS = ("train-000000",)
 CITIES = [(2.35, 48.85), (13.4, 52.5), (-74.0, 40.7), (139.7, 35.7), (180.0, -16.5), (178.5, -17.5)]
 
 
@@ -22,9 +23,11 @@ def sources(tmp_path, monkeypatch):
         folder.mkdir()
     places = blobs(CITIES, n=20, km=3)
     photos = [record(f"aa/bb/{70_000 + i}.jpg", *p) for i, p in enumerate(places[["lon", "lat"]].to_numpy().tolist())]
-    write_shard(placing / "s0.msg", photos[:60])
-    write_shard(placing / "s1.msg", [*photos[60:], [1], record("../x.jpg", 1, 1), record("aa/bb/1.jpg", 0, 0)])
+    write_shard(placing / "shard_0.msg", photos[:60])
+    write_shard(placing / "shard_1.msg", [*photos[60:], [1], record("../x.jpg", 1, 1), record("aa/bb/1.jpg", 0, 0)])
     (landmark / "train.csv").write_text("id,url,landmark_id\n" + "".join(f"{i:016x},u,7\n" for i in range(20)))
+    category = "http://commons.wikimedia.org/wiki/Category:Tower"
+    (landmark / "train_label_to_category.csv").write_text(f"landmark_id,category\n7,{category}\n")
     (landmark / "landmark_coordinates.csv").write_text("landmark_id,lon,lat\n7,11.575,48.137\n")
     lon, lat = places[["lon", "lat"]].to_numpy()[3]
     write_photo(flickr / "1" / "70003.jpg", lon, lat)
@@ -41,8 +44,21 @@ def use_settings(folder, monkeypatch, text: str) -> None:
     monkeypatch.setenv("GEO_ASSETS_SETTINGS", str(path))
 
 
-def run(root, assets=(*ASSETS, *CHECKS)) -> dg.ExecuteInProcessResult:
-    return dg.materialize(list(assets), resources={"lake": LakeResource(root=str(root))}, raise_on_error=False)
+def run(root, assets=(*ASSETS, *CHECKS), shards=("shard_0", "shard_1")) -> dg.ExecuteInProcessResult:
+    """Materialize assets; shards and landmarks come first, in runs of their own, as Dagster makes them too."""
+    resources: Any = {"lake": LakeResource(root=str(root))}
+    whole = [asset for asset in assets if asset not in (placing_2016, landmark_coordinates)]
+    if placing_2016 in assets and shards:
+        part = {"dagster/asset_partition_range_start": shards[0], "dagster/asset_partition_range_end": shards[-1]}
+        done = dg.materialize([placing_2016], resources=resources, tags=part, raise_on_error=False)
+        if not done.success or not whole:
+            return done
+    if landmark_coordinates in assets:
+        for key in LANDMARKS:
+            done = dg.materialize([landmark_coordinates], resources=resources, partition_key=key, raise_on_error=False)
+            if not done.success:
+                return done
+    return dg.materialize(whole, resources=resources, raise_on_error=False)
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:

@@ -59,3 +59,19 @@ def test_what_the_demo_made_goes_when_a_photo_set_is_configured(tmp_path: Path):
     lake.write("placing_2016", TABLES["placing_2016"].empty(), shard="shard_0")
     settle_inputs(lake, with_folder(tmp_path))
     assert lake.has("placing_2016", shard="shard_0"), "what was made of real photos stays"
+
+
+def test_shards_that_are_gone_leave_the_lake_unless_all_are(tmp_path: Path):
+    lake, folder = Lake(tmp_path / "lake"), tmp_path / "placing"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.msg").touch()
+        lake.write("placing_2016", TABLES["placing_2016"].empty(), shard=name)
+        lake.write("geotag_rejects", TABLES["geotag_rejects"].empty(), source="placing_2016", part=name)
+    (folder / "b.msg").unlink()
+    settle_inputs(lake, with_folder(folder))
+    assert lake.partitions("placing_2016") == [{"shard": "a"}]
+    assert lake.partitions("geotag_rejects") == [{"part": "a", "source": "placing_2016"}]
+    (folder / "a.msg").unlink()  # a disk that is not mounted looks like this
+    settle_inputs(lake, with_folder(folder))
+    assert lake.partitions("placing_2016") == [{"shard": "a"}]
