@@ -25,6 +25,9 @@ SOURCES = ("placing_2016", "google_landmark", "flickr_geotag", "mapillary")
 SORTED_AT_ONCE = 2_000_000
 """Photos whose rows are sorted at once. More memory does not raise it, since the bytes of the table follow it."""
 
+SAMPLED = 500
+"""One id in so many is looked at to part a source into pieces of equal size."""
+
 COMPARED_PER_GB = 10_000_000
 """Photos whose names or places are compared in one pass over the sources, for each GB of memory."""
 
@@ -143,7 +146,9 @@ def combine(lake: Lake, settings: Geotag, log: Callable[[str], None] = lambda li
         log(f"{_rows(con, 'select count(*) from crowded')[0][0]:,} coordinates have several photos")
         rejects = lake.write_query(con, "geotag_rejects", _REJECTS, source="geotag_combined", part="all")
         note = {name: getattr(settings, name) for name in ("split_cell_deg", "validation_share", "test_share")}
-        facts = lake.write_query(con, "geotag_combined", _sorted_photos(con, scratch, read), note=note, is_sorted=True)
+        facts = lake.write_query(
+            con, "geotag_combined", _sorted_photos(con, scratch, read, log), note=note, is_sorted=True
+        )
     log(f"{facts.rows:,} photos written")
     return {
         "n_read": sum(read.values()),
@@ -223,18 +228,20 @@ def fill_in_passes(con: duckdb.DuckDBPyConnection, table: str, query: str, n: in
         con.execute(f"{begin} {query.format(passes=passes, turn=turn)}")
 
 
-def _sorted_photos(con: duckdb.DuckDBPyConnection, folder: Path, read: dict[str, int]) -> str:
+def _sorted_photos(
+    con: duckdb.DuckDBPyConnection, folder: Path, read: dict[str, int], log: Callable[[str], None]
+) -> str:
     """A query of the photos in the order of their table, which lie sorted piece by piece in a folder."""
     files = []
     for source in sorted(read):
-        edges = _edges(con, source, read[source])
-        for low, high in itertools.pairwise([None, *edges, None]):
+        bounds = [None, *_edges(con, source, read[source]), None]
+        for number, (low, high) in enumerate(itertools.pairwise(bounds), 1):
             within = [f"source = '{source}'", *_bound(">=", low), *_bound("<", high)]
-            files.append(str(folder / f"{len(files):06d}.parquet"))
-            con.execute(
-                f"copy ({_COMBINED} where {' and '.join(within)} order by photo_id) to {_text(files[-1])} (format parquet)"
-            )
-    return f"select * from read_parquet([{', '.join(map(_text, files))}])" if files else _COMBINED
+            files.append(_text(str(folder / f"{len(files):06d}.parquet")))
+            piece = f"{_COMBINED} where {' and '.join(within)} order by photo_id"
+            con.execute(f"copy ({piece}) to {files[-1]} (format parquet)")
+            log(f"{source}: piece {number} of {len(bounds) - 1} is sorted")
+    return f"select * from read_parquet([{', '.join(files)}])" if files else _COMBINED
 
 
 def _edges(con: duckdb.DuckDBPyConnection, source: str, n: int) -> list[str]:
@@ -244,7 +251,7 @@ def _edges(con: duckdb.DuckDBPyConnection, source: str, n: int) -> list[str]:
         return []
     sample = _rows(
         con,
-        f"select photo_id from records where source = '{source}' and hash(photo_id) % 500 = 0 order by photo_id",
+        f"select photo_id from records where source = '{source}' and hash(photo_id) % {SAMPLED} = 0 order by photo_id",
     )
     return sorted({sample[len(sample) * i // pieces][0] for i in range(1, pieces)}) if sample else []
 

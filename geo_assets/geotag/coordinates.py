@@ -23,8 +23,20 @@ from geo_assets.errors import SourceError
 from geo_assets.geotag import csvs
 from geo_assets.geotag.degrees import number_of, position_of
 from geo_assets.geotag.dumps import dump_answers
+from geo_assets.geotag.landmarks import find_file
 from geo_assets.geotag.photos import prepared, refuse_swapped
-from geo_assets.geotag.wikimedia import BATCH, Answer, Answers, Found, Item, Kind, Page, Wikimedia, title_of
+from geo_assets.geotag.wikimedia import (
+    BATCH,
+    PER_MINUTE,
+    Answer,
+    Answers,
+    Found,
+    Item,
+    Kind,
+    Page,
+    Wikimedia,
+    title_of,
+)
 from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
 from geo_assets.tables import TABLES
@@ -149,23 +161,23 @@ def _read(parts: Sequence[_Part], folder: Path, settings: Geotag, scratch: Path)
     """Landmarks, categories, coordinates and kinds that files in the folder know."""
     import duckdb
 
-    has_places = (folder / COORDINATES).exists()
+    places, kinds = find_file(folder, COORDINATES), find_file(folder, HIERARCHY)
     with duckdb.connect() as plain:
         con = prepared(plain, settings, scratch)
         for name in dict.fromkeys(part.set for part in parts):
-            file = folder / CATEGORIES[name]
-            if file.exists():
+            file = find_file(folder, CATEGORIES[name])
+            if file is not None:
                 _read_categories(con, file, [part for part in parts if part.set == name], settings)
-            elif not has_places:
+            elif places is None:
                 raise SourceError(
-                    f"{file.name} is missing in {folder}: it must hold the columns landmark_id, category "
-                    f"(s3.amazonaws.com/google-landmark/metadata/{name}/{file.name}).",
-                    file=str(file),
+                    f"{CATEGORIES[name]} is missing in {folder}: it must hold the columns landmark_id, category "
+                    f"(s3.amazonaws.com/google-landmark/metadata/{name}/{CATEGORIES[name]}).",
+                    file=str(folder / CATEGORIES[name]),
                 )
-        if has_places:
-            _read_places(con, folder / COORDINATES, parts, settings)
-        if (folder / HIERARCHY).exists():
-            _read_kinds(con, folder / HIERARCHY, parts)
+        if places is not None:
+            _read_places(con, places, parts, settings)
+        if kinds is not None:
+            _read_kinds(con, kinds, parts)
 
 
 def _read_categories(con: duckdb.DuckDBPyConnection, file: Path, parts: Sequence[_Part], settings: Geotag) -> None:
@@ -386,9 +398,12 @@ def _ask(
     before = Counter(client.calls)
     journal = Journal(lake, settings.wikimedia.renew_before)
     n = -(-len(waiting.keys() - journal.known["pages"].keys()) // BATCH)
-    advice = "" if settings.wikimedia.contact else "; geotag.wikimedia.contact, once set, makes that 20 times as many"
-    pace = f"{client.per_minute:,.0f} a minute" + (advice if settings.wikimedia.per_minute is None else "")
-    log(f"{len(waiting):,} categories to ask for in {n:,} calls and those for their items, {pace}")
+    log(
+        f"{len(waiting):,} categories to ask for: {n:,} calls and those for their items, {client.per_minute:,.0f} a minute, "
+        f"so at least {n / client.per_minute:,.1f} minutes"
+    )
+    if not settings.wikimedia.contact and settings.wikimedia.per_minute is None:
+        log(f"Set geotag.wikimedia.contact: Wikimedia lets those whom it can reach ask {PER_MINUTE:.0f} times a minute")
     client.find(waiting, journal, found, log)
     journal.clear()
     return dict(client.calls - before)

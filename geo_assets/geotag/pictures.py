@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import BoundaryNorm
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
 from geo_assets.geotag.combine import SOURCES
@@ -25,7 +26,8 @@ STEP_DEG = 0.5
 _COARSER = (1, 2, 4, 6)
 _CELLS_OF_A_PICTURE = 1500
 _LAND, _SEA, _LINES = "#e4e3dd", "#f7f8f9", "#ffffff"
-_COLOURS = "inferno_r"
+# The palest colours of the scale would not be seen on the sea.
+_COLOURS = ListedColormap(colormaps["inferno_r"](np.linspace(0.1, 1, 256)))
 
 MOST_REASONS = 40
 """Rows of the table of rejects; what is rarer is summed up."""

@@ -1,12 +1,12 @@
 import json
+import sys
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 import pytest
 
-from geo_assets.geotag.assets import ASSETS, MODEL_FILES, landmark_coordinates, placing_2016
-from geo_assets.geotag.checks import CHECKS, combined_faults, nesting_faults, reject_shares
+from geo_assets.geotag.assets import ASSETS, MODEL_FILES, google_landmark, landmark_coordinates, placing_2016
+from geo_assets.geotag.checks import CHECKS, nesting_faults, reject_shares
 from geo_assets.lake import Lake
 from geo_assets.resources import LakeResource
 from geo_assets_tests.geotag.places import blobs, record, write_photo, write_shard
@@ -72,7 +72,7 @@ def test_the_whole_room(sources):
     lake = Lake(sources / "lake")
     combined = lake.read("geotag_combined")
     assert len(combined) == 120 + 1 + 20 + 1  # shards, null island, landmark photos, the one new Flickr photo
-    assert lake.read("geotag_rejects", source="placing_2016")["reason"].map(len).to_numpy().min() > 0
+    assert lake.read("geotag_rejects", source="placing_2016", part="shard_1")["reason"].map(len).to_numpy().min() > 0
     assert len(lake.read("photo_cells")) == len(combined) - 1
     assert lake.read("hierarchy_centroids")["level"].to_numpy().max() == 3
     card = json.loads(lake.get_bytes(f"{lake.key(*MODEL_FILES)}/model.json"))
@@ -83,6 +83,8 @@ def test_the_whole_room(sources):
         "photo_ids_unique": True,
         "split_has_no_leak": True,
         "few_rejects": True,
+        "split_shares": True,
+        "points_add_up": True,
         "cells_nest": True,
     }
     assert reject_shares(lake)["placing_2016"] == pytest.approx(2 / 122, abs=1e-3)
@@ -103,50 +105,45 @@ def test_a_second_run_gives_the_same_bytes(sources):
 
 def test_sources_that_are_not_configured_give_empty_tables(tmp_path, monkeypatch):
     use_settings(tmp_path, monkeypatch, "[demo]\nenabled = false\n")
-    result = run(tmp_path / "lake")
+    result = run(tmp_path / "lake", shards=())
     assert result.success
-    assert "not configured (set geotag.placing_2016" in metadata(result, "placing_2016")["status"]
+    assert "not configured (set geotag.flickr_geotag" in metadata(result, "flickr_geotag")["input"]
     assert Lake(tmp_path / "lake").read("hierarchy_centroids").empty
     assert metadata(result, "hdbscan_model")["n_clusters"] == 0
 
 
 def test_the_demo_has_inputs_of_its_own(tmp_path, monkeypatch):
-    pytest.importorskip("geo_assets.demo.geotag_inputs")
     use_settings(tmp_path, monkeypatch, "")
-    result = run(tmp_path / "lake")
+    shards = tuple(f"shard_{k}" for k in range(5))
+    monkeypatch.setattr(sys.modules[__name__], "LANDMARKS", ("train-000000", "train-002500"))
+    result = run(tmp_path / "lake", shards=shards)
     assert result.success
-    for name in ("placing_2016", "google_landmark", "flickr_geotag"):
+    for name in ("google_landmark", "flickr_geotag"):
         facts = metadata(result, name)
-        assert facts["status"] == "demo inputs" and facts["n_photos"] > 0, name
+        assert facts["input"] == "demo inputs" and facts["n_photos"] > 0, name
+    assert {p["shard"] for p in Lake(tmp_path / "lake").partitions("placing_2016")} == set(shards)
     assert Lake(tmp_path / "lake").read("hdbscan_model")["cluster"].to_numpy().max() > 0
 
 
 def test_demo_inputs_do_not_mix_with_real_ones(tmp_path, monkeypatch):
+    use_settings(tmp_path, monkeypatch, "")
+    assert run(tmp_path / "lake", [placing_2016], shards=("shard_0", "shard_1")).success
     (tmp_path / "shards").mkdir()
-    write_shard(tmp_path / "shards" / "s.msg", [record("a/b/1.jpg", 1, 2)])
+    write_shard(tmp_path / "shards" / "shard_0.msg", [record("a/b/1.jpg", 1, 2)])
     use_settings(tmp_path, monkeypatch, '[geotag]\nplacing_2016 = "shards"\n')
-    result = run(tmp_path / "lake", ASSETS[:3])
-    assert metadata(result, "google_landmark")["status"].startswith("not configured")
+    result = run(tmp_path / "lake", [placing_2016], shards=("shard_0",))
     assert metadata(result, "placing_2016")["n_photos"] == 1
+    assert Lake(tmp_path / "lake").partitions("placing_2016") == [{"shard": "shard_0"}]
+    result = run(tmp_path / "lake", [google_landmark])
+    assert metadata(result, "google_landmark")["input"].startswith("not configured")
 
 
 def test_a_folder_that_is_not_there_fails_with_the_setting(tmp_path, monkeypatch):
     use_settings(tmp_path, monkeypatch, '[geotag]\nplacing_2016 = "nowhere"\n')
-    result = run(tmp_path / "lake", ASSETS[:1])
+    result = run(tmp_path / "lake", [placing_2016], shards=("shard_0",))
     assert not result.success
     failure = result.failure_data_for_node("placing_2016")
     assert failure is not None and failure.error is not None and "geotag.placing_2016" in str(failure)
-
-
-def test_a_leak_between_splits_is_found(sources):
-    assert run(sources / "lake", ASSETS).success
-    lake = Lake(sources / "lake")
-    combined = lake.read("geotag_combined")
-    twin = combined.iloc[[0]].assign(
-        photo_id="twin", split="test" if combined["split"].tolist()[0] == "train" else "train"
-    )
-    lake.write("geotag_combined", pd.concat([combined, twin], ignore_index=True))
-    assert combined_faults(lake)["split_has_no_leak"] == 1
 
 
 def test_a_wrong_parent_is_found(sources):

@@ -190,6 +190,17 @@ def test_a_file_of_coordinates_wins(lake: Lake, folder: Path, text: str) -> None
     assert table(lake).loc["1", "origin"] == "geo_tags"
 
 
+@pytest.mark.parametrize("below", ["metadata", "train"])
+def test_files_may_lie_where_people_keep_them(lake: Lake, folder: Path, below: str) -> None:
+    listing, world = places(3)
+    (folder / below).mkdir()
+    (folder / below / "train_label_to_category.csv").write_text(listing)
+    (folder / "metadata").mkdir(exist_ok=True)
+    (folder / "metadata" / "landmark_coordinates.csv").write_text("landmark_id,lon,lat\n1,2.5,48.75\n")
+    run(lake, folder, Wiki(world))
+    assert table(lake)["origin"].tolist() == ["P625", "csv", "geo_tags"]
+
+
 def test_lines_without_a_coordinate_are_no_answers_and_bad_ones_are_rejects(lake: Lake, folder: Path) -> None:
     listing, world = places(9)
     (folder / "train_label_to_category.csv").write_text(listing)
