@@ -288,14 +288,14 @@ def _same_box(mapping: dg.PartitionMapping | None) -> bool:
 
 
 def _figures(result: dg.ExecuteInProcessResult) -> str:
-    """What a person wants to see of a finished box: images, registered, PSNR."""
-    shown = {"n_images": "images", "n_registered": "registered", "psnr_db": "dB"}
+    """What a person wants to see of a finished run: images, registered, PSNR, photos."""
+    shown = {"n_images": "images", "n_registered": "registered", "psnr_db": "dB", "n_photos": "photos"}
     found: dict[str, str] = {}
     for event in result.get_asset_materialization_events():
         for key, noun in shown.items():
             value = event.materialization.metadata.get(key)
             if value is not None and isinstance(value.value, int | float):
-                found[noun] = f"{value.value:.1f} {noun}" if noun == "dB" else f"{value.value:g} {noun}"
+                found[noun] = f"{value.value:.1f} {noun}" if noun == "dB" else f"{value.value:,} {noun}"
     return "  " + ", ".join(found.values()) if found else ""
 
 

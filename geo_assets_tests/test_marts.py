@@ -61,7 +61,10 @@ def lake(tmp_path) -> Lake:
     ]
     lake.write("geotag_combined", rows("geotag_combined", *photos))
     lake.write(
-        "geotag_rejects", rows("geotag_rejects", {"file": "f", "row": "1", "reason": "r"}), source="placing_2016"
+        "geotag_rejects",
+        rows("geotag_rejects", {"file": "f", "row": "1", "reason": "r"}),
+        source="placing_2016",
+        part="shard_0",
     )
     cells = [{"level": 0, "cell_id": i, "n_photos": n, "n_points": 1, "mean_km": 2.0} for i, n in enumerate((1, 3))]
     cells += [{"level": 1, "cell_id": 0, "n_photos": 4, "n_points": 2, "mean_km": 9.0}]

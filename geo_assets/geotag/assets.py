@@ -55,7 +55,7 @@ def _nothing(name: str, lake: Lake, status: str, column: str = "", keys: Sequenc
     """What is left by a source that is not configured: tables without rows."""
     for key in keys or ("all",):
         lake.write("geotag_rejects", TABLES["geotag_rejects"].empty(), source=name, part=key)
-        lake.write(name, TABLES[name].empty(), **({column: key} if column else {}))
+        lake.write(name, TABLES[name].empty(), note=None, **({column: key} if column else {}))
     return dg.MaterializeResult(metadata={"input": status, "n_photos": 0})
 
 

@@ -33,7 +33,8 @@ select source, photo_id, split, same_photo(source, photo_id) as photo from geota
 where hash(same_photo(source, photo_id)) in (from suspects)"""
 _MIXED_CELLS = """
 create temp table mixed_cells as
-select place_cell(lon, lat) as cell from geotag_combined group by cell having min(split) <> max(split)"""
+select place_cell(lon, lat) as cell from geotag_combined where cell is not null
+group by cell having min(split) <> max(split)"""
 _FAULTS = {
     "photos_again": "select count(*) - count(distinct photo) from repeated",
     "photos_of_two_splits": "select count(*) from (select 1 from repeated group by photo having min(split) <> max(split))",
@@ -166,7 +167,7 @@ def near_training(lake: Lake, settings: Geotag) -> int:
                     {MEAN_RADIUS_M} * cos(radians(lat)) * cos(radians(lon)) as x,
                     {MEAN_RADIUS_M} * cos(radians(lat)) * sin(radians(lon)) as y
                 from (select split, place_lon(lon, lat) as lon, place_lat(lat) as lat from geotag_combined
-                    where split <> 'validation' and not list_contains(flags, 'null_island'))
+                    where split <> 'validation' and not list_contains(flags, 'null_island') and isfinite(lon + lat))
                 where least(lat - {cell} * floor(lat / {cell}), {cell} * ceil(lat / {cell}) - lat, 90 - abs(lat)) <= {reach}
                     or least(lon - {cell} * floor(lon / {cell}), {cell} * ceil(lon / {cell}) - lon, 180 - abs(lon))
                         * cos(radians(lat)) <= {reach}

@@ -194,7 +194,7 @@ def prepare(con: duckdb.DuckDBPyConnection) -> None:
 def macros(settings: Geotag) -> str:
     """SQL of the macros of places and photos, for a connection of :func:`geo_assets.geotag.photos.querying`.
 
-    ``place_lon(lon, lat)`` and ``place_lat(lat)`` name a place, ``place_cell(lon, lat)`` its cell of the split,
+    ``place_lon(lon, lat)`` and ``place_lat(lat)`` name a place, ``place_cell(lon, lat)`` its cell of the split (null where there is none),
     ``place_split(lon, lat)`` what this is for, ``same_photo(source, photo_id)`` a photo, ``source_rank(source)`` the
     place of a source among :data:`SOURCES`.
     """
@@ -204,7 +204,7 @@ def macros(settings: Geotag) -> str:
         {_PLACES}
         {_PHOTO_NAMES}
         create or replace macro place_cell(lon, lat) as
-            floor(place_lon(lon, lat) / {cell})::int || ':' || floor(lat / {cell})::int;
+            try_cast(floor(place_lon(lon, lat) / {cell}) as int) || ':' || try_cast(floor(lat / {cell}) as int);
         create or replace macro place_draw(lon, lat) as
             ('0x' || substr(md5(place_cell(lon, lat)), 1, 8))::ubigint / 4294967296.0;
         create or replace macro place_split(lon, lat) as case

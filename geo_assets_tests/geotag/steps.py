@@ -48,12 +48,12 @@ STEPS: dict[str, Callable[[Lake, Path, Geotag], object]] = {
 def main(step: str, lake: str, inputs: str, kill_at: int, address: str) -> None:
     put, replace = 0, Path.replace
 
-    def counted(path: Path, target: str | os.PathLike[str]) -> Path:
+    def counted(self: Path, target: str | os.PathLike[str]) -> Path:
         nonlocal put
         put += 1
         if put == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        return replace(path, target)
+        return replace(self, target)
 
     Path.replace = counted
     api = Api(commons_url=f"{address}/commons/w/api.php", wikidata_url=f"{address}/wikidata/w/api.php", per_minute=1e6)

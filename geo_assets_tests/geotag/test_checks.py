@@ -71,6 +71,7 @@ def test_a_sound_table_has_no_fault(lake):
 def test_a_position_off_the_globe_is_found(lake, whole, lon, lat):
     put(lake, beside(whole, lon=lon, lat=lat))
     assert combined_faults(lake, SETTINGS)["off_globe"] == 1
+    assert split_shares(lake, SETTINGS) and near_training(lake, SETTINGS) >= 0 and point_faults(lake, SETTINGS)
 
 
 def test_a_place_in_two_splits_is_found(lake, whole):

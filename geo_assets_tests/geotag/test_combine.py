@@ -272,3 +272,24 @@ def test_too_little_memory_is_said(lake):
     ):
         con.execute("set max_temp_directory_size = '1MB'")
         con.execute("select max(s) from (select range as r, md5(range::varchar) as s from range(2000000) order by s)")
+
+
+def test_real_flickr_photos_of_two_sets(lake, real_data):
+    points = real_data / "geotag" / "points"
+    album = pd.read_csv(points / "im2gps3k_places365.csv")
+    wide = pd.read_parquet(points / "yfcc25600.parquet")
+    shared = album.head(500).assign(LAT=-album["LAT"].head(500))  # the other set places them elsewhere
+    for source, rows in (("placing_2016", album), ("flickr_geotag", pd.concat([wide, shared]))):
+        put(lake, source, list(rows[["IMG_ID", "LON", "LAT"]].itertuples(index=False, name=None)))
+    figures = combine(lake, SETTINGS)
+    places = write_points(lake, SETTINGS)
+    both = pd.concat([album, wide], ignore_index=True)
+    both["id"] = both["IMG_ID"].map(flickr_id)
+    kept = both.drop_duplicates("id")
+    photos = lake.read("geotag_combined")
+    assert set(photos["photo_id"]) == set(kept["id"]) and figures["n_photos"] == len(kept) > 28_000
+    assert figures["n_duplicates_across"] == 500 + len(both) - len(kept)
+    assert places["n_points"] == len(kept[["LON", "LAT"]].drop_duplicates())
+    crowded = kept.duplicated(["LON", "LAT"], keep=False).to_numpy().sum()
+    assert figures["n_shared_position"] == crowded > 3000
+    assert figures["n_train"] / len(kept) == pytest.approx(0.8, abs=0.03)

@@ -52,7 +52,7 @@ def rows(root: Path, table: str) -> dict[str, object]:
     found: dict[str, object] = {}
     for partition in lake.partitions(table):
         if table == "landmark_coordinates":
-            found[str(partition)] = lake.read(table, **partition).drop(columns="fetched_at").to_json()
+            found[str(partition)] = lake.read(table, None, **partition).drop(columns="fetched_at").to_json()
         else:
             found[str(partition)] = Path(lake.facts(table, **partition).uri).read_bytes()
     return found
