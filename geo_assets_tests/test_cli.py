@@ -4,6 +4,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from geo_assets.cli import main
+from geo_assets.lake import Lake
+from geo_assets.tables import TABLES
 
 
 @pytest.fixture
@@ -38,6 +40,8 @@ def test_a_city_is_added_with_its_grid_and_the_next_step(run, tmp_path: Path) ->
         (["city", "add", "x", "--bbox", "-20,-20,20,20"], "partition keys, more than 25,000"),
         (["materialize", "--select", "splat_ply", "--box", "r00c00"], "exactly one --city"),
         (["show", "atlantis"], "No city 'atlantis'"),
+        (["geotag", "--out", "photos.csv"], "geo-assets materialize --select geotag_combined"),
+        (["geotag", "--out", "photos.csv", "--split", "holdout"], "There is no split 'holdout'"),
         (["show", "demo", "r00c00"], "geo-assets materialize --select splat_ply --city demo --box r00c00"),
     ],
 )
@@ -81,3 +85,13 @@ def test_a_harvest_is_told_to_the_instance_for_its_own_city_alone(
     assert record_harvest("demo") == 0, "and what is known is not told again"
     with dg.DagsterInstance.get() as instance:
         assert instance.get_materialized_partitions(dg.AssetKey("image_metadata")) == {"r00c00|demo"}
+
+
+def test_photo_coordinates_become_a_csv_file(run, tmp_path: Path) -> None:
+    photo = dict.fromkeys(TABLES["geotag_combined"].column_names) | {"source": "placing_2016", "photo_id": "70000"}
+    photo |= {"path": "aa/70000.jpg", "lon": 11.5, "lat": 48.1, "flags": [], "split": "train"}
+    lake = Lake(tmp_path / "lake")
+    lake.write("geotag_combined", TABLES["geotag_combined"].frame([photo]))
+    result = run("geotag", "--out", "photos.csv", "--split", "train")
+    assert result.exit_code == 0 and "photos.csv: 1 photos" in result.output, result.output
+    assert (tmp_path / "photos.csv").read_text() == "path,lat,lon\n./2016_placing/aa/70000.jpg,48.1,11.5\n"
