@@ -289,8 +289,10 @@ def _same_box(mapping: dg.PartitionMapping | None) -> bool:
 
 def _figures(result: dg.ExecuteInProcessResult) -> str:
     """What a person wants to see of a finished run: images, registered, PSNR, photos."""
-    shown = {"n_images": "images", "n_registered": "registered", "psnr_db": "dB", "n_photos": "photos"}
+    shown = {"n_images": "images", "n_registered": "registered", "psnr_db": "dB"}
     found: dict[str, str] = {}
+    if not any("n_images" in e.materialization.metadata for e in result.get_asset_materialization_events()):
+        shown |= {"n_photos": "photos", "n_rejects": "rejects"}
     for event in result.get_asset_materialization_events():
         for key, noun in shown.items():
             value = event.materialization.metadata.get(key)

@@ -479,8 +479,8 @@ class Wikimedia:
 
     def _silence(self, reasons: Mapping[str, str]) -> ApiError:
         return self._passing(
-            f"Wikimedia does not answer: {next(iter(reasons.values()))}. What was found is kept; run again later, or set "
-            "geotag.wikimedia.dumps to a folder of their dumps."
+            f"Wikimedia does not answer: {next(iter(reasons.values()))}. What was found is kept; run again later, set "
+            "geotag.wikimedia.dumps to a folder of their dumps, or go on without: geotag.wikimedia.ask = false."
         )
 
     # -- one call -------------------------------------------------------------------------------------------
