@@ -25,18 +25,8 @@ from geo_assets.geotag.degrees import number_of, position_of
 from geo_assets.geotag.dumps import dump_answers
 from geo_assets.geotag.landmarks import find_file
 from geo_assets.geotag.photos import prepared, refuse_swapped
-from geo_assets.geotag.wikimedia import (
-    BATCH,
-    PER_MINUTE,
-    Answer,
-    Answers,
-    Found,
-    Item,
-    Kind,
-    Page,
-    Wikimedia,
-    title_of,
-)
+from geo_assets.geotag.wikimedia import BATCH, PER_MINUTE, Answers, Wikimedia
+from geo_assets.geotag.wikimedia_answers import Answer, Found, Item, Kind, Page, title_of
 from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
 from geo_assets.tables import TABLES

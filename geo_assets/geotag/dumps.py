@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from geo_assets.errors import SourceError
-from geo_assets.geotag.wikimedia import Found
+from geo_assets.geotag.wikimedia_answers import Found
 
 CATEGORY = "Category:"
 CATEGORY_NAMESPACE, ITEM_NAMESPACE = b"14", b"0"

@@ -19,7 +19,7 @@ from geo_assets.demo.geotag_inputs import (
     write_geotag_inputs,
 )
 from geo_assets.geodesy import ecef
-from geo_assets.geotag.wikimedia import title_of
+from geo_assets.geotag.wikimedia_answers import title_of
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from geo_assets.errors import ApiError, SourceError
 from geo_assets.geotag import coordinates
 from geo_assets.geotag.coordinates import JOURNAL, locate
 from geo_assets.geotag.inputs import landmark_parts
-from geo_assets.geotag.wikimedia import Found, Reply, Wikimedia
+from geo_assets.geotag.wikimedia import Reply, Wikimedia
+from geo_assets.geotag.wikimedia_answers import Found
 from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
 from geo_assets.settings import Wikimedia as Api

@@ -11,7 +11,7 @@ import pytest
 from geo_assets.errors import SourceError
 from geo_assets.geotag import sqldump
 from geo_assets.geotag.dumps import dump_answers
-from geo_assets.geotag.wikimedia import Found
+from geo_assets.geotag.wikimedia_answers import Found
 
 Value = int | float | bytes | None
 

@@ -14,20 +14,8 @@ from geo_assets.demo import wikimedia as demo
 from geo_assets.demo.geotag_inputs import wikimedia_world
 from geo_assets.demo.wikimedia import Behaviour, Category, Statement, Wiki, World, simulated_time
 from geo_assets.errors import ApiError, ConfigError
-from geo_assets.geotag.wikimedia import (
-    Answers,
-    Found,
-    Item,
-    Page,
-    Patience,
-    Reply,
-    Wikimedia,
-    items_of,
-    merge,
-    pages_of,
-    redirect_target,
-    title_of,
-)
+from geo_assets.geotag.wikimedia import Answers, Patience, Reply, Wikimedia
+from geo_assets.geotag.wikimedia_answers import Found, Item, Page, items_of, merge, pages_of, redirect_target, title_of
 from geo_assets.lake import Lake
 from geo_assets.settings import Wikimedia as Settings
 
