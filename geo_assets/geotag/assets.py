@@ -10,7 +10,7 @@ import dagster as dg
 from geo_assets.geotag.inputs import settle_inputs, shards, source_input, uses_demo
 from geo_assets.lake import Lake
 from geo_assets.partitions import landmark_ranges, placing_shards
-from geo_assets.reporting import failures, picture, plain, table_facts
+from geo_assets.reporting import column_schema, failures, picture, plain, table_facts
 from geo_assets.resources import LakeResource
 from geo_assets.settings import Settings, load, wikimedia_token
 from geo_assets.tables import TABLES
@@ -61,7 +61,7 @@ def _nothing(name: str, lake: Lake, status: str, column: str = "", keys: Sequenc
 
 def _result(name: str, lake: Lake, figures: Mapping[str, Any]) -> dg.MaterializeResult:
     """The figures of a table that was written, with what the UI shows of it."""
-    return dg.MaterializeResult(metadata=table_facts(lake.facts(name)) | plain(figures))
+    return dg.MaterializeResult(metadata=plain(figures) | table_facts(lake.facts(name)))
 
 
 @dg.asset(
@@ -82,7 +82,8 @@ def placing_2016(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         chosen = {key: files[key] for key in context.partition_keys}
         assert folder is not None, "without a folder there are no shards"
         figures = take_shards(store, folder, chosen, settings.geotag, context.log.info)
-    return dg.MaterializeResult(metadata=plain({"input": status} | figures))
+    schema = {"dagster/column_schema": column_schema(TABLES["placing_2016"])}
+    return dg.MaterializeResult(metadata=plain({"input": status} | figures) | schema)
 
 
 @dg.asset(
@@ -104,7 +105,8 @@ def landmark_coordinates(context: dg.AssetExecutionContext, lake: LakeResource) 
             return _nothing("landmark_coordinates", store, status, "part", parts)
         with _wikimedia(settings, store) as client:
             figures = locate(store, folder, parts, settings.geotag, client, context.log.info)
-    return dg.MaterializeResult(metadata=plain({"input": status} | figures))
+    schema = {"dagster/column_schema": column_schema(TABLES["landmark_coordinates"])}
+    return dg.MaterializeResult(metadata=plain({"input": status} | figures) | schema)
 
 
 @dg.asset(
@@ -163,7 +165,7 @@ def geotag_combined(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     grids = photo_grids(store)
     pictures = {"map": picture(density_map(grids)), "sources": picture(source_maps(grids))}
     table = dg.MetadataValue.md(rejects_table(store))
-    return _result("geotag_combined", store, figures | pictures | {"rejects": table})
+    return _result("geotag_combined", store, pictures | {"rejects": table} | figures)
 
 
 @dg.asset(
