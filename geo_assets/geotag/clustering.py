@@ -1,7 +1,7 @@
 """HDBSCAN* of places on the sphere, with labels that depend on the places alone.
 
-The spanning tree is the hdbscan library's, exact, on the unit sphere in float64: chords grow with arcs, so it is the
-tree of great circles too. The labels are not the library's: a third of the edges of real photo places weigh the same as
+The spanning tree is exact, on the unit sphere in float64: chords grow with arcs, so it is the tree of great circles
+too. The labels are not those of the hdbscan library: a third of the edges of real photo places weigh the same as
 another, and where ties are broken one by one the labels follow the order of the rows. Here edges of equal length are
 removed together, as Campello, Moulavi and Sander (2013) define the hierarchy, and any spanning tree gives one answer.
 """
@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from geo_assets.errors import ConfigError
 from geo_assets.geodesy import MEAN_RADIUS_M
+from geo_assets.geotag.spanning import minimum_spanning_tree, radix_order
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -24,10 +26,14 @@ QUANTUM_M = 1e-3
 """Arcs are rounded to this; what differs by less is equal. It keeps the density of coincident places finite."""
 
 
+ENGINES = ("own", "hdbscan")
+
+
 def unit_sphere(lon: npt.ArrayLike, lat: npt.ArrayLike) -> Floats:
     """Unit vectors [N, 3] of degrees. Float64 resolves 1e-9 m; float32 would resolve 0.4 m."""
     lam, phi = np.radians(np.asarray(lon, np.float64)), np.radians(np.asarray(lat, np.float64))
-    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
+    across = np.cos(phi)
+    return np.stack([across * np.cos(lam), across * np.sin(lam), np.sin(phi)], axis=-1)
 
 
 def arc_m(chord: npt.ArrayLike) -> Floats:
@@ -35,17 +41,35 @@ def arc_m(chord: npt.ArrayLike) -> Floats:
     return 2 * MEAN_RADIUS_M * np.arcsin(np.clip(np.asarray(chord, np.float64) / 2, 0, 1))
 
 
-def spanning_tree(xyz: Floats, min_samples: int) -> tuple[Ints, Ints, Floats]:
+def spanning_tree(
+    xyz: Floats, min_samples: int, engine: str = "own", threads: int | None = None
+) -> tuple[Ints, Ints, Floats]:
     """Exact minimum spanning tree by mutual reachability.
 
     Args:
-        xyz: unit vectors [N, 3], N >= 2.
+        xyz: unit vectors [N, 3].
         min_samples: the core distance of a point is that to its ``min_samples``-th neighbour, itself not counted;
             at most N - 1 are counted.
+        engine: ``own``, or ``hdbscan`` for the library's Boruvka, many times slower beyond 100,000 points. Its tree is
+            as short on real places; on made ones with far outliers it was seen 5e-5 too long, against its own Prim.
+        threads: of ``own``; all that the process may use by default.
 
     Returns:
         The N - 1 edges: first point, second point, arc [m].
+
+    Raises:
+        ConfigError: the engine has another name.
     """
+    if engine not in ENGINES:
+        raise ConfigError(f"Engine {engine!r} finds no spanning tree; choose one of {', '.join(ENGINES)}.")
+    if engine == "hdbscan" and len(xyz) > 1:
+        a, b, chords = _library_tree(xyz, min_samples)
+    else:
+        a, b, chords = minimum_spanning_tree(xyz, min_samples, threads)
+    return a.astype(np.int64), b.astype(np.int64), arc_m(chords)
+
+
+def _library_tree(xyz: Floats, min_samples: int) -> tuple[Floats, Floats, Floats]:
     from hdbscan import HDBSCAN
 
     # One thread: the library would start a process pool for a query that takes milliseconds.
@@ -59,8 +83,8 @@ def spanning_tree(xyz: Floats, min_samples: int) -> tuple[Ints, Ints, Floats]:
     ).fit(xyz)
     tree = model.minimum_spanning_tree_
     assert tree is not None
-    edges = tree.to_numpy()
-    return edges[:, 0].astype(np.int64), edges[:, 1].astype(np.int64), arc_m(edges[:, 2])
+    a, b, chords = tree.to_numpy().T
+    return a, b, chords
 
 
 @dataclass(frozen=True)
@@ -79,17 +103,11 @@ class Dendrogram:
     @classmethod
     def of(cls, a: Ints, b: Ints, arcs_m: Floats) -> Dendrogram:
         """The dendrogram of a spanning tree's N - 1 edges ``a - b`` of length ``arcs_m``."""
-        n = len(a) + 1
-        steps = np.maximum(np.rint(arcs_m / QUANTUM_M), 1)
-        order = np.argsort(steps, kind="stable")
+        steps = np.maximum(np.rint(arcs_m / QUANTUM_M), 1).astype(np.uint64)
+        order = radix_order(steps)
+        steps = steps[order]
         parent, size = _link(a[order], b[order])
-        height = np.concatenate([np.zeros(n), steps[order] * QUANTUM_M])
-        # A merge at the very height of the merge above it is one merge with it.
-        top = _topmost(parent, height)
-        kept = top == np.arange(len(parent))
-        number = np.cumsum(kept) - 1
-        above = np.where(parent[kept] < 0, -1, number[top[parent[kept]]])
-        return cls(above, height[kept], size[kept], n)
+        return cls(*_gather(parent, size, steps, QUANTUM_M), len(a) + 1)
 
     def condensed(self, min_cluster_size: int) -> Condensed:
         """The tree in which groups below ``min_cluster_size`` points only ever fall away from a cluster."""
@@ -120,18 +138,29 @@ class Condensed:
     size: Ints
     stability: Floats
 
-    def labels(self) -> tuple[Ints, Floats]:
-        """Clusters by excess of mass, numbered by their smallest point, -1 for noise; and the strength of membership."""
-        chosen = _excess_of_mass(self.parent, self.stability)[self.cluster]
-        member = np.flatnonzero(chosen >= 0)
-        labels = np.full(len(chosen), -1, np.int64)
-        labels[member] = numbered(chosen[member])
-        # Strength as the library defines it: density of leaving against the densest leaving of the chosen cluster itself.
+    def selected(self) -> tuple[Ints, Floats]:
+        """For each cluster the one that excess of mass chose and it lies in, numbered by smallest point, -1 where none is.
+
+        With it the density [1/m] at which the last point leaves the chosen cluster itself, 0 where none is chosen.
+        """
+        chosen = _excess_of_mass(self.parent, self.stability)
+        of_point = chosen[self.cluster]
+        member = of_point >= 0
+        number = np.full(len(chosen), -1, np.int64)
+        number[of_point[member]] = numbered(of_point[member])
         peak = self.birth.copy()
         np.maximum.at(peak, self.cluster, self.left_at)
         np.maximum.at(peak, self.parent[1:], self.birth[1:])
-        strength = np.zeros(len(chosen))
-        strength[member] = np.minimum(self.left_at[member] / peak[chosen[member]], 1)
+        return np.where(chosen >= 0, number[chosen], -1), np.where(chosen >= 0, peak[chosen], 0.0)
+
+    def labels(self) -> tuple[Ints, Floats]:
+        """Clusters by excess of mass, numbered by their smallest point, -1 for noise; and the strength of membership."""
+        chosen, peak = self.selected()
+        labels = chosen[self.cluster]
+        member = np.flatnonzero(labels >= 0)
+        # Strength as the library defines it: density of leaving against the densest leaving of the chosen cluster itself.
+        strength = np.zeros(len(labels))
+        strength[member] = np.minimum(self.left_at[member] / peak[self.cluster[member]], 1)
         return labels, strength
 
     def rows(self) -> pd.DataFrame:
@@ -167,7 +196,9 @@ class Clustering:
         return float(self.edges["arc_m"].to_numpy().sum() / 1000)
 
 
-def cluster(lon: npt.ArrayLike, lat: npt.ArrayLike, *, min_cluster_size: int, min_samples: int) -> Clustering:
+def cluster(
+    lon: npt.ArrayLike, lat: npt.ArrayLike, *, min_cluster_size: int, min_samples: int, engine: str = "own"
+) -> Clustering:
     """Cluster distinct places.
 
     Args:
@@ -175,15 +206,15 @@ def cluster(lon: npt.ArrayLike, lat: npt.ArrayLike, *, min_cluster_size: int, mi
         lat: latitudes [N], degrees.
         min_cluster_size: fewest places of a cluster, 2 or more.
         min_samples: neighbours that make a place dense, itself not counted.
+        engine: who finds the spanning tree; the labels are the same.
 
     Returns:
         The clustering. The whole is never a cluster, so one dense spot alone is noise, as are fewer places than a
         cluster needs.
     """
-    xyz = unit_sphere(lon, lat)
-    a, b, arcs_m = spanning_tree(xyz, min_samples) if len(xyz) > 1 else (np.empty(0, np.int64),) * 2 + (np.empty(0),)
+    a, b, arcs_m = spanning_tree(unit_sphere(lon, lat), min_samples, engine)
     edges = pd.DataFrame({"a": a, "b": b, "arc_m": arcs_m})
-    condensed = dendrogram(edges, len(xyz)).condensed(min_cluster_size)
+    condensed = dendrogram(edges, np.size(lon)).condensed(min_cluster_size)
     labels, strength = condensed.labels()
     return Clustering(labels, strength, condensed, edges)
 
@@ -198,49 +229,84 @@ def dendrogram(edges: pd.DataFrame, n_points: int) -> Dendrogram:
 
 def numbered(groups: Ints) -> Ints:
     """Groups [N] numbered from 0 by their first member, so that numbers follow from the places alone."""
-    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
+    groups = np.asarray(groups, np.int64)
+    lowest = int(groups.min(initial=0))
+    return _numbered(groups - lowest, int(groups.max(initial=0)) - lowest + 1)
 
 
 @numba.njit(cache=True)
+def _numbered(groups, n_groups):
+    number = np.full(n_groups, -1, np.int64)
+    out = np.empty(len(groups), np.int64)
+    count = 0
+    for i in range(len(groups)):
+        g = groups[i]
+        if number[g] < 0:
+            number[g] = count
+            count += 1
+        out[i] = number[g]
+    return out
+
+
+@numba.njit(nogil=True)
 def _find(leader, i):
-    root = i
-    while leader[root] != root:
-        root = leader[root]
-    while leader[i] != root:
-        leader[i], i = root, leader[i]
-    return root
+    while leader[i] >= 0:
+        above = leader[i]
+        if leader[above] >= 0:
+            leader[i] = leader[above]
+        i = above
+    return i
 
 
 @numba.njit(cache=True)
 def _link(a, b):
-    """Parent and size of the nodes of the two-way dendrogram of edges given from short to long."""
+    """Parent and size of the nodes of the two-way dendrogram of edges given from short to long; sizes of merges only."""
     n = len(a) + 1
-    parent = np.full(2 * n - 1, -1, np.int64)
-    size = np.ones(2 * n - 1, np.int64)
-    leader = np.arange(n)
-    node = np.arange(n)
+    parent = np.full(2 * n - 1, -1, np.int32)
+    size = np.empty(n - 1, np.int32)
+    # The leader of a point, or -1 minus its node in the tree if it leads: one look at memory a step instead of three.
+    leader = (-1 - np.arange(n)).astype(np.int32)
     for e in range(n - 1):
         one, other = _find(leader, a[e]), _find(leader, b[e])
-        if size[node[one]] < size[node[other]]:
+        left, right = -1 - leader[one], -1 - leader[other]
+        n_left = size[left - n] if left >= n else 1
+        n_right = size[right - n] if right >= n else 1
+        if n_left < n_right:
             one, other = other, one
-        parent[node[one]] = parent[node[other]] = n + e
-        size[n + e] = size[node[one]] + size[node[other]]
+        parent[left] = parent[right] = n + e
+        size[e] = n_left + n_right
         leader[other] = one
-        node[one] = n + e
+        leader[one] = -1 - (n + e)
     return parent, size
 
 
 @numba.njit(cache=True)
-def _topmost(parent, height):
-    """For each node the highest node above it that it reaches without leaving its own height."""
-    top = np.arange(len(parent))
-    for v in range(len(parent) - 2, -1, -1):
-        if height[v] == height[parent[v]]:
-            top[v] = top[parent[v]]
-    return top
+def _gather(parent, size, steps, quantum):
+    """Parent, height and size of the nodes once a merge at the very height of the merge above it is one with it."""
+    n_nodes = len(parent)
+    n = len(size) + 1
+    number = np.arange(n_nodes).astype(np.int32)  # at first the highest node that a node is one with
+    for v in range(n_nodes - 2, n - 1, -1):
+        if steps[v - n] == steps[parent[v] - n]:
+            number[v] = number[parent[v]]
+    kept = n
+    for v in range(n, n_nodes):
+        kept += number[v] == v
+    above = np.full(kept, -1, np.int64)
+    height = np.zeros(kept)
+    sizes = np.ones(kept, np.int64)
+    count = kept
+    for v in range(n_nodes - 1, -1, -1):
+        if number[v] != v:
+            number[v] = number[number[v]]
+            continue
+        count -= 1
+        number[v] = count
+        if parent[v] >= 0:
+            above[count] = number[parent[v]]
+        if v >= n:
+            height[count], sizes[count] = steps[v - n] * quantum, size[v - n]
+    return above, height, sizes
 
 
 @numba.njit(cache=True)

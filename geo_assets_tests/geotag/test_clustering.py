@@ -4,8 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from geo_assets.errors import ConfigError
 from geo_assets.geodesy import haversine_m
-from geo_assets.geotag.clustering import Dendrogram, arc_m, cluster, dendrogram, unit_sphere
+from geo_assets.geotag.clustering import (
+    ENGINES,
+    QUANTUM_M,
+    Dendrogram,
+    arc_m,
+    cluster,
+    dendrogram,
+    numbered,
+    spanning_tree,
+    unit_sphere,
+)
 from geo_assets_tests.geotag.places import blobs, same_partition
 
 CITIES = [(2.35, 48.85), (13.4, 52.5), (-74.0, 40.7), (139.7, 35.7), (151.2, -33.9)]
@@ -60,6 +71,56 @@ def test_labels_do_not_follow_the_order_of_rows(places):
         back[order] = shuffled.labels
         assert same_partition(straight.labels, back)
         assert shuffled.spanning_km == pytest.approx(straight.spanning_km, rel=1e-12)
+
+
+def labels_of(xyz: np.ndarray, samples: int = 2, **options) -> np.ndarray:
+    return Dendrogram.of(*spanning_tree(xyz, samples, **options)).condensed(5).labels()[0]
+
+
+@pytest.mark.parametrize("samples", [1, 2, 8])
+@pytest.mark.parametrize("places", [blobs(CITIES, n=80, km=2), lattice()], ids=["cities", "lattice"])
+def test_labels_do_not_follow_engine_threads_or_where_north_is(places: pd.DataFrame, samples: int):
+    xyz = unit_sphere(places["lon"], places["lat"])
+    straight = labels_of(xyz, samples)
+    assert straight.max() >= 1
+    for engine in ENGINES:
+        assert np.array_equal(labels_of(xyz, samples, engine=engine), straight)
+    assert np.array_equal(labels_of(xyz, samples, threads=3), straight)
+    for seed in range(3):
+        turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+        assert np.array_equal(labels_of(xyz @ turn, samples), straight)
+
+
+def test_labels_of_repeated_rows_do_not_follow_their_order():
+    draw = np.random.default_rng(0)
+    places = blobs(CITIES, n=80, km=2)
+    rows = draw.permutation(np.concatenate([np.arange(len(places)), draw.integers(0, len(places), 300)]))
+    xyz = unit_sphere(places["lon"], places["lat"])
+    straight = labels_of(xyz[rows])
+    of_place = np.full(len(places), -2)
+    of_place[rows] = straight
+    assert np.array_equal(of_place[rows], straight)  # copies stay together
+    order = draw.permutation(len(rows))
+    assert same_partition(labels_of(xyz[rows][order]), straight[order])
+
+
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(ConfigError, match="Engine 'fast' finds no spanning tree; choose one of own, hdbscan"):
+        spanning_tree(unit_sphere([0, 1], [0, 1]), 2, engine="fast")
+
+
+def test_merges_at_one_height_are_one():
+    # Points at 0, 1, 2 and 5, 6 on a line: three meet at 1, two at 1 elsewhere, and all at 3; 0.2 mm is no difference.
+    tree = Dendrogram.of(np.array([2, 0, 3, 1]), np.array([3, 1, 4, 2]), np.array([3.0, 1.0, 1.0002, 0.9998]))
+    assert tree.height_m.tolist() == pytest.approx([0, 0, 0, 0, 0, 1, 1, 3], abs=QUANTUM_M / 2)
+    assert sorted(tree.size.tolist()) == [1, 1, 1, 1, 1, 2, 3, 5]
+    assert tree.parent[0] == tree.parent[1] == tree.parent[2] != tree.parent[3] == tree.parent[4]
+    assert tree.parent[5:].tolist() == [7, 7, -1]
+
+
+def test_groups_are_numbered_by_their_first_member():
+    assert numbered(np.array([7, -1, 7, 0, -1])).tolist() == [0, 1, 0, 2, 1]
+    assert numbered(np.empty(0, np.int64)).tolist() == []
 
 
 def test_any_spanning_tree_of_tied_points_gives_one_hierarchy():
