@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -244,6 +245,62 @@ def geotag(target: Path, source: str | None, split: str | None, null_islands: bo
 
 
 @main.command()
+@click.argument("points", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--out", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="folder to write"
+)
+@click.option("--min-cluster-size", type=click.IntRange(min=2), default=5, show_default=True, help="fewest places")
+@click.option(
+    "--min-samples", type=click.IntRange(min=1), default=2, show_default=True, help="neighbours of a dense place"
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["own", "hdbscan"]),
+    default="own",
+    show_default=True,
+    help="who finds the spanning tree: our own code, or the library (the same tree, slower)",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["tree", "kmeans"]),
+    default="tree",
+    show_default=True,
+    help="how the levels above the clusters are made",
+)
+@click.option("--region", help="west,south,east,north: draw the condensed tree of this region as tree.png")
+@click.option("--hulls", is_flag=True, help="write the hulls of the cells for a GIS, a GeoParquet file a level")
+@click.option("--judge", is_flag=True, help="hold places out and measure how far off the cells are")
+@click.option("--pickle", is_flag=True, help="write model.pkl too, for scripts that unpickle an hdbscan.HDBSCAN")
+@click.option("--json", "as_json", is_flag=True, help="print the summary as JSON; progress goes to stderr")
+def cluster(
+    points: Path,
+    folder: Path,
+    min_cluster_size: int,
+    min_samples: int,
+    engine: Any,
+    method: Any,
+    region: str | None,
+    hulls: bool,
+    judge: bool,
+    pickle: bool,
+    as_json: bool,
+) -> None:
+    """Cluster any table of points on the globe, and nest the clusters in levels of cells.
+
+    POINTS is parquet or CSV with columns lon and lat in degrees, and perhaps photo_id. Neither a lake nor Dagster is
+    needed.
+    """
+    from geo_assets.geotag.command import Options, cluster_file, sentences
+
+    bounds = _numbers(region, "--region") if region else None
+    options = Options(
+        min_cluster_size, min_samples, engine, method, region=bounds, pickle=pickle, hulls=hulls, judge=judge
+    )
+    summary = cluster_file(points, folder, options, lambda line: click.echo(line, err=True))
+    click.echo(json.dumps(summary) if as_json else sentences(summary, folder))
+
+
+@main.command()
 @click.option(
     "--select",
     "selection",
@@ -422,11 +479,11 @@ def _materializer(verbose: bool) -> Any:
     )
 
 
-def _numbers(text: str) -> tuple[float, float, float, float]:
+def _numbers(text: str, option: str = "--bbox") -> tuple[float, float, float, float]:
     try:
         west, south, east, north = (float(part) for part in text.split(","))
     except ValueError:
-        raise click.BadParameter(f"'{text}' is not west,south,east,north in degrees.", param_hint="--bbox") from None
+        raise click.BadParameter(f"'{text}' is not west,south,east,north in degrees.", param_hint=option) from None
     return west, south, east, north
 
 

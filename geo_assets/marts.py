@@ -40,6 +40,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
     "splat_views": ("splat_ply",),
     "hdbscan_tree": ("hdbscan_model",),
     "photo_cells": ("hierarchy_centroids",),
+    "hierarchical_structure": ("hierarchy_centroids",),
     "geotag_rejects": ("placing_2016", "landmark_coordinates", "google_landmark", "flickr_geotag", "geotag_combined"),
 }
 """Assets that write a table which is not named as they are."""

@@ -243,8 +243,16 @@ class Geotag(_Part):
     test_share: float = Field(default=0.1, ge=0, lt=0.5, description="share of the cells that test")
     memory_gb: float = Field(default=3.0, gt=0, description="most memory that a query over all photos takes [GB]")
     processes: int | None = Field(default=None, ge=1, description="processes that read EXIF; all cores by default")
-    min_cluster_size: int = Field(default=5, ge=2)
-    min_samples: int = Field(default=2, ge=1)
+    engine: Literal["own", "hdbscan"] = Field(
+        default="own",
+        description="who finds the spanning tree: our own code, or the hdbscan library (the same tree, slower)",
+    )
+    min_cluster_size: int = Field(default=5, ge=2, description="fewest places of a cluster")
+    min_samples: int = Field(default=2, ge=1, description="neighbours that make a place dense, itself not counted")
+    method: Literal["tree", "kmeans"] = Field(
+        default="tree",
+        description="how levels above the clusters are made: by the tree, or as earlier scripts meant to",
+    )
     level_exponents: tuple[float, ...] = Field(
         default=(0.75, 0.5), description="cells of each higher level, as powers of the clusters"
     )

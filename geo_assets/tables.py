@@ -688,8 +688,10 @@ mean_km         float    mean distance of the photos to the mean [km]
 std_km          float    standard deviation of that distance [km]
 p50_km          float    median of that distance [km]
 p90_km          float    90th percentile of that distance [km]
+p95_km          float    95th percentile of that distance [km]
 max_km          float    greatest of these distances [km]
 resultant       float    length of the mean unit vector; near 0 the centroid means nothing
+s2_token        string   S2 cell of level 30 that holds the medoid, as a token
 """,
         sort="level cell_id",
         partition="",
@@ -705,6 +707,41 @@ cells           strings  cell at each level as level:cell_id, finest first
 is_noise        bool     whether its point was noise at level 0
 """,
         sort="source photo_id",
+        partition="",
+    ),
+    _table(
+        "hierarchical_structure",
+        "One row a cell: the cells below it; the root first, as training scripts walk it.",
+        """
+level           int      level, 0 is the finest
+cell_id         int      cell within its level
+path            strings  level:cell_id of the cells above it, the highest first, without the root
+n_photos        int      photos in the cell
+children        strings  level:cell_id of the cells of the level below, in order
+""",
+        sort="",
+        partition="",
+    ),
+    _table(
+        "partition_errors",
+        "One row a level of a partition of the world: how far off its cells are for photos that did not make them.",
+        """
+partition       string   hierarchy, clusters (its noise left out), kmeans, s2, quadtree, or that of a published one
+level           int      level, 0 is the finest, and there may be only one; other partitions have as many cells as the hierarchy
+n_cells         int      cells
+n_test          int      photos held out, by place
+covered         float    share of them that lie in a cell
+within_1_km     float    share of all held-out photos within 1 km of their cell's centroid
+within_25_km    float    share within 25 km
+within_200_km   float    share within 200 km
+within_750_km   float    share within 750 km
+within_2500_km  float    share within 2,500 km
+median_km       float    median distance of the covered ones [km]
+mean_km         float    mean distance of the covered ones [km]
+effective_cells float    exponential of the entropy of the photos over the cells
+gini            float    Gini coefficient of photos over cells
+""",
+        sort="partition level",
         partition="",
     ),
 ]

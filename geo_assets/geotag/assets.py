@@ -182,10 +182,11 @@ def geotag_points(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
 
 
 @dg.asset(
-    deps=[geotag_points], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
+    deps=[geotag_points], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="2"
 )
 def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """HDBSCAN of the distinct places on the sphere: a cluster for each, the condensed tree, the spanning tree."""
+    from geo_assets.geotag.icicle import busiest_region, tree_picture
     from geo_assets.geotag.model import fit, publish
     from geo_assets.geotag.pictures import points_map
 
@@ -193,15 +194,18 @@ def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     with failures():
         points = store.read("geotag_points", ["point_id", "lon", "lat", "n_photos"])
         context.log.info(f"{len(points):,} places of {points['n_photos'].to_numpy().sum():,} photos")
-        model = fit(points, min_cluster_size=chosen.min_cluster_size, min_samples=chosen.min_samples)
-        publish(model, store, store.key(*MODEL_FILES))
+        model = fit(
+            points, min_cluster_size=chosen.min_cluster_size, min_samples=chosen.min_samples, engine=chosen.engine
+        )
+        version = publish(model, store, store.key(*MODEL_FILES))
         store.write("hdbscan_tree", model.tree)
         facts = store.write("hdbscan_model", model.points)
     clustered = model.points[model.points["cluster"] >= 0]
     png = points_map(
         clustered["lon"], clustered["lat"], f"{len(clustered):,} places of {model.card['n_clusters']:,} clusters"
     )
-    return dg.MaterializeResult(metadata=table_facts(facts) | plain(model.card) | {"map": picture(png)})
+    pictures = {"map": picture(png), "busiest_region": picture(tree_picture(model, busiest_region(model)))}
+    return dg.MaterializeResult(metadata=table_facts(facts) | plain(model.card | version) | pictures)
 
 
 @dg.asset(
@@ -209,11 +213,12 @@ def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     kinds={"python", "parquet"},
     group_name="geotag",
     owners=["team:geotag"],
-    code_version="1",
+    code_version="2",
 )
 def hierarchy_centroids(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Nested levels of cells over the clusters: spherical mean [deg], medoid, radii [km], one parent each."""
-    from geo_assets.geotag.hierarchy import build, photo_cells
+    from geo_assets.geotag.cell_pictures import radius_histograms, size_histograms
+    from geo_assets.geotag.hierarchy import build, write_photo_cells
     from geo_assets.geotag.model import read_dendrogram
     from geo_assets.geotag.pictures import level_map
 
@@ -221,12 +226,37 @@ def hierarchy_centroids(context: dg.AssetExecutionContext, lake: LakeResource) -
     with failures():
         points = store.read("hdbscan_model")
         tree = read_dendrogram(store, store.key(*MODEL_FILES), points)
-        levels = build(points, tree, min_cluster_size=chosen.min_cluster_size, exponents=chosen.level_exponents)
-        store.write("photo_cells", photo_cells(store, points, levels.cells))
+        levels = build(
+            points,
+            tree,
+            min_cluster_size=chosen.min_cluster_size,
+            exponents=chosen.level_exponents,
+            method=chosen.method,
+        )
+        write_photo_cells(store, points, levels, chosen)
+        store.write("hierarchical_structure", levels.structure())
         facts = store.write("hierarchy_centroids", levels.centroids)
     context.log.info(", ".join(f"{k} {v:,}" for k, v in levels.figures.items()))
-    pictures = {"map": picture(level_map(levels.centroids))}
+    pictures = {
+        "map": picture(level_map(levels.centroids)),
+        "radii": picture(radius_histograms(levels.centroids)),
+        "sizes": picture(size_histograms(levels.centroids)),
+    }
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(levels.figures) | pictures)
+
+
+@dg.asset(
+    deps=[geotag_points], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
+)
+def partition_errors(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """How far off the cells are for photos held out by place [km], beside other partitions with as many cells."""
+    from geo_assets.geotag.cell_pictures import error_curves
+    from geo_assets.geotag.judge import write_errors
+
+    store = lake.open()
+    with failures():
+        judged = write_errors(store, load().geotag, context.log.info)
+    return _result("partition_errors", store, judged.figures | {"curves": picture(error_curves(judged.errors))})
 
 
 ASSETS = (
@@ -238,4 +268,5 @@ ASSETS = (
     geotag_points,
     hdbscan_model,
     hierarchy_centroids,
+    partition_errors,
 )

@@ -1,10 +1,11 @@
 """Checks of the geotag room: what must hold before anything is trained on its tables."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
-from geo_assets.geotag.assets import geotag_combined, geotag_points, hierarchy_centroids
+from geo_assets.geotag.assets import geotag_combined, geotag_points, hierarchy_centroids, partition_errors
 from geo_assets.lake import Lake
 from geo_assets.resources import LakeResource
 from geo_assets.settings import Geotag, load
@@ -18,6 +19,9 @@ ENOUGH_CELLS, MOST_OFF = 2000, 0.03
 
 NEAR_M = 100.0
 """Photos so near to each other may show the same thing."""
+
+ENOUGH_TO_JUDGE, MOST_WIDER = 30, 20
+"""Cells of a level of so many are less than so many times as wide as those of the level below, in the median."""
 
 _OFF_GLOBE = """
 select count(*) from geotag_combined
@@ -195,6 +199,22 @@ def nesting_faults(lake: Lake) -> dict[str, int]:
         return {name: con.execute(query).fetchall()[0][0] for name, query in _NESTING_QUERIES.items()}
 
 
+def doubtful_radii(lake: Lake) -> dict[str, dict[str, float]]:
+    """Levels whose cells are no wider than those below them, or far too wide to be made of them [km].
+
+    Either is what cells grouped at random look like. A level of few cells is not judged.
+    """
+    with lake.connect("hierarchy_centroids") as con:
+        rows = con.execute(
+            "select level, count(*), median(mean_km) from hierarchy_centroids group by level order by level"
+        ).fetchall()
+    return {
+        f"level_{level}": {"median_km": km, "median_below_km": below}
+        for (_, _, below), (level, n, km) in itertools.pairwise(rows)
+        if n >= ENOUGH_TO_JUDGE and not below < km < MOST_WIDER * below
+    }
+
+
 def reject_shares(lake: Lake) -> dict[str, float]:
     """Share of the records of each source that were rejected."""
     with lake.connect("geotag_rejects") as con:
@@ -277,4 +297,40 @@ def cells_nest(lake: LakeResource) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=not any(faults.values()), metadata=dict(faults))
 
 
-CHECKS = (combined_is_sound, points_add_up, cells_nest)
+@dg.asset_check(asset=partition_errors)
+def error_falls_with_level(lake: LakeResource) -> dg.AssetCheckResult:
+    """The finer a level of the hierarchy, the smaller its median error: its cells are where their photos are."""
+    from geo_assets.geotag.judge import not_falling
+
+    errors = lake.open().read("partition_errors")
+    wrong = not_falling(errors)
+    return dg.AssetCheckResult(passed=not wrong, metadata={"levels_worse_than_the_one_above": wrong})
+
+
+@dg.asset_check(asset=partition_errors)
+def error_is_no_worse(lake: LakeResource) -> dg.AssetCheckResult:
+    """No level's error is more than 2 % worse than when the table was made before; new photos may be the reason."""
+    from geo_assets.geotag.judge import main_figures, regressions
+
+    store = lake.open()
+    note = store.note("partition_errors")
+    now, before = note.get("now", {}), note.get("before", {})
+    worse = regressions(main_figures(store.read("partition_errors")), before.get("figures", {}))
+    same = bool(before) and now.get("input_sha256") == before.get("input_sha256")
+    return dg.AssetCheckResult(
+        passed=not worse,
+        severity=dg.AssetCheckSeverity.ERROR if same else dg.AssetCheckSeverity.WARN,
+        metadata={"before_and_now": worse, "of_the_same_places": same},
+    )
+
+
+@dg.asset_check(asset=hierarchy_centroids)
+def radii_grow(lake: LakeResource) -> dg.AssetCheckResult:
+    """Cells are wider than those below them, but less than 20 times as wide, as they are not where they group at random."""
+    doubtful = doubtful_radii(lake.open())
+    return dg.AssetCheckResult(
+        passed=not doubtful, severity=dg.AssetCheckSeverity.WARN, metadata={"levels": dg.MetadataValue.json(doubtful)}
+    )
+
+
+CHECKS = (combined_is_sound, points_add_up, cells_nest, radii_grow, error_falls_with_level, error_is_no_worse)

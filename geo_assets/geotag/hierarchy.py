@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 
-from geo_assets.geodesy import haversine_m
-from geo_assets.geotag.clustering import Dendrogram, Floats, Ints, numbered, unit_sphere
-from geo_assets.geotag.combine import prepare
-from geo_assets.lake import Lake
-from geo_assets.tables import TABLES, to_pandas
+from geo_assets.geodesy import MEAN_RADIUS_M
+from geo_assets.geotag import s2
+from geo_assets.geotag.clustering import Dendrogram, Floats, Ints, unit_sphere
+from geo_assets.geotag.combine import macros
+from geo_assets.geotag.grouping import by_kmeans, by_tree, directions, join_noise, totals
+from geo_assets.geotag.photos import querying
+from geo_assets.lake import Facts, Lake
+from geo_assets.settings import Geotag
+from geo_assets.tables import TABLES
 
-_MEANINGLESS = 1e-9
-"""Below this length a mean vector has no direction; the cell's medoid stands in."""
+if TYPE_CHECKING:
+    import duckdb
+
+SORTED_AT_ONCE = 2_000_000
+"""Photos whose rows are joined and sorted at once."""
+
+_QUANTILES = (50, 90, 95)
 
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """``centroids``: rows of table ``hierarchy_centroids``. ``cells`` [levels, N]: the cell of each point, root last."""
+    """The levels of N points.
+
+    ``centroids`` are rows of table ``hierarchy_centroids``. ``finest`` [N] is the cell of level 0 of each point, and
+    ``above`` [levels - 1, K] the cell that each of its K cells lies in at the higher levels, the root last.
+    """
 
     centroids: pd.DataFrame
-    cells: Ints
+    finest: npt.NDArray[np.int32]
+    above: Ints
+
+    @property
+    def cells(self) -> Ints:
+        """The cell [levels, N] of each point, root last."""
+        return np.concatenate([self.finest[None].astype(np.int64), self.above[:, self.finest]])
 
     @property
     def figures(self) -> dict[str, float]:
@@ -40,222 +60,262 @@ class Hierarchy:
             figures[f"level_{level}_effective_cells"] = round(float(np.exp(-(share * np.log(share)).sum())), 1)
         return figures
 
+    def structure(self) -> pd.DataFrame:
+        """Rows of table ``hierarchical_structure``: the root, then level by level the cells, each with those below it."""
+        names = [[f"{level}:{cell}" for cell in range(n)] for level, n in enumerate(self._sizes())]
+        frames: list[pd.DataFrame] = []
+        paths: list[list[str]] = [[]] if names and names[0] else []
+        for level in range(len(names) - 1, -1, -1):
+            cells = self.centroids[self.centroids["level"] == level]
+            if level < len(names) - 1:
+                is_top = level == len(names) - 2
+                parents = cells["parent_id"].tolist()
+                paths = [[] if is_top else [*paths[p], names[level + 1][p]] for p in parents]
+            below = names[level - 1] if level else []
+            inside = self.centroids.loc[self.centroids["level"] == level - 1, "parent_id"]
+            order = np.argsort(inside.to_numpy(np.int64), kind="stable").tolist()
+            ends = np.cumsum(cells["n_children"]).tolist()
+            children = [[below[c] for c in order[a:b]] for a, b in zip([0, *ends[:-1]], ends, strict=False)]
+            numbers = {"level": level, "cell_id": cells["cell_id"], "n_photos": cells["n_photos"]}
+            frames.append(pd.DataFrame({**numbers, "path": paths, "children": children}))
+        return pd.concat(frames, ignore_index=True) if paths else TABLES["hierarchical_structure"].empty()
 
-def build(points: pd.DataFrame, tree: Dendrogram, *, min_cluster_size: int, exponents: Sequence[float]) -> Hierarchy:
+    def _sizes(self) -> list[int]:
+        return self.centroids.groupby("level").size().tolist()
+
+
+def build(
+    points: pd.DataFrame,
+    tree: Dendrogram,
+    *,
+    min_cluster_size: int,
+    exponents: Sequence[float],
+    method: Literal["tree", "kmeans"] = "tree",
+) -> Hierarchy:
     """Build the levels.
 
-    Level 0 is the clusters, noise joined to the nearest. A higher level has ``int(n ** exponent)`` cells for n clusters:
-    the same tree cut at a larger cluster size, within the cells of the level above, and then the widest cells (photos
-    times radius) split in two by spherical 2-means until the number is reached. Whole cells of level 0 move, so each
-    cell has exactly one parent.
+    Level 0 is the clusters, noise joined to the nearest. A higher level has ``int(n ** exponent)`` cells for n clusters.
+    By the tree: the same tree cut at a larger cluster size, within the cells of the level above, and then the widest
+    cells (photos times radius) split in two by spherical 2-means until the number is reached. By K-means: the clusters'
+    means, weighted by photos, grouped on the sphere, and these groups again for each level above. Whole cells of level
+    0 move, so each cell has exactly one parent.
 
     Args:
         points: ``lon, lat`` [deg], ``n_photos`` and ``cluster`` (-1 for noise), in the order of the tree's points.
         tree: dendrogram of the points.
         min_cluster_size: that of the clusters.
         exponents: one for each level between the clusters and the root, within 0 to 1.
+        method: how levels above the clusters are made.
 
     Returns:
         The levels; without a point, no rows.
     """
     if not len(points):
-        return Hierarchy(TABLES["hierarchy_centroids"].empty(), np.empty((len(exponents) + 2, 0), np.int64))
+        nothing = np.empty((len(exponents) + 1, 0), np.int64)
+        return Hierarchy(TABLES["hierarchy_centroids"].empty(), np.empty(0, np.int32), nothing)
     xyz = unit_sphere(points["lon"], points["lat"])
     photos = points["n_photos"].to_numpy(np.float64)
-    finest = join_noise(xyz, points["cluster"].to_numpy(np.int64))
-    n_cells = int(finest.max()) + 1
-    mean, weight = _means(xyz, photos, finest)
-    levels = [np.zeros(n_cells, np.int64)]  # coarsest first; each maps cells of level 0 to cells of that level
-    for exponent in sorted(exponents):
-        wanted = max(int(n_cells**exponent), int(levels[-1].max()) + 1)
-        start = _cut(tree, xyz, finest, levels[-1], min_cluster_size, wanted)
-        levels.append(numbered(split_widest(mean, weight, start, wanted)))
-    cells = np.stack([finest, *(level[finest] for level in reversed(levels))])
-    noise = points["cluster"].to_numpy() < 0
-    frames = [_describe(level, cells, points, xyz, photos, noise) for level in range(len(cells))]
-    return Hierarchy(pd.concat(frames, ignore_index=True), cells)
+    clusters = points["cluster"].to_numpy(np.int64)
+    finest = join_noise(xyz, clusters)
+    sums, weight = totals(xyz, photos, finest, int(finest.max()) + 1)
+    mean = directions(sums, weight, xyz[np.unique(finest, return_index=True)[1]])
+    if method == "kmeans":
+        levels = by_kmeans(mean, weight, exponents=exponents)
+    else:
+        levels = by_tree(tree, clusters, mean, weight, min_cluster_size=min_cluster_size, exponents=exponents)
+    above = np.stack([*levels, np.zeros(len(weight), np.int64)])
+    return Hierarchy(_describe(points, xyz, photos, clusters < 0, finest, above), finest.astype(np.int32), above)
 
 
-def join_noise(xyz: Floats, labels: Ints) -> Ints:
-    """Labels [N] with each -1 replaced by the label of the nearest labelled point; all 0 where nothing is labelled."""
-    from scipy.spatial import KDTree
-
-    clustered = labels >= 0
-    if not clustered.any():
-        return np.zeros(len(labels), np.int64)
-    joined = labels.copy()
-    if not clustered.all():
-        _, nearest = KDTree(xyz[clustered]).query(xyz[~clustered])
-        joined[~clustered] = labels[clustered][nearest]
-    return joined
-
-
-def _cut(tree: Dendrogram, xyz: Floats, finest: Ints, above: Ints, min_cluster_size: int, wanted: int) -> Ints:
-    """Cells of level 0 grouped by the tree cut so coarse, and by the level above, that a fifth of ``wanted`` is left."""
-    size = min_cluster_size
-    while True:
-        size *= 2
-        labels, _ = tree.condensed(size).labels()
-        joined = join_noise(xyz, labels)
-        pairs = pd.DataFrame({"cell": finest, "cut": joined})
-        # The larger cluster size keeps nearly all small clusters whole; where it does not, the majority decides.
-        votes = (
-            pairs.value_counts()
-            .rename("n")
-            .reset_index()
-            .sort_values(["cell", "n", "cut"], ascending=[True, False, True])
-        )
-        cut = votes.drop_duplicates("cell")["cut"].to_numpy(np.int64)
-        _, groups = np.unique(np.stack([above, cut]), axis=1, return_inverse=True)
-        n_groups = int(groups.max()) + 1
-        if n_groups <= 0.8 * wanted or not (labels >= 0).any():
-            return groups.astype(np.int64) if n_groups <= wanted else above
-
-
-def split_widest(mean: Floats, weight: Floats, groups: Ints, wanted: int) -> Ints:
-    """Split groups in two, that with the most photos times radius first, until there are ``wanted``.
-
-    Args:
-        mean: unit vectors [K, 3] of the members.
-        weight: photos [K] of the members.
-        groups: group [K] of each member, 0..G-1.
-        wanted: number of groups to reach; fewer where no group can be split.
-
-    Returns:
-        Group [K] of each member.
-    """
-    groups = groups.copy()
-    count = int(groups.max()) + 1
-    order = np.argsort(groups, kind="stable")
-    heap: list[tuple[float, int, Ints]] = []
-    for number, members in enumerate(np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)):
-        _push(heap, mean, weight, number, members)
-    while heap and count < wanted:
-        _, number, members = heapq.heappop(heap)
-        far = _two_means(mean[members], weight[members])
-        if far.all() or not far.any():
-            continue  # all at one place
-        groups[members[far]] = count
-        _push(heap, mean, weight, number, members[~far])
-        _push(heap, mean, weight, count, members[far])
-        count += 1
-    return groups
-
-
-def _push(heap: list[tuple[float, int, Ints]], mean: Floats, weight: Floats, number: int, members: Ints) -> None:
-    if len(members) < 2:
-        return
-    total = weight[members].sum()
-    resultant = np.linalg.norm(weight[members] @ mean[members]) / total
-    # 1 - resultant is half the mean squared chord: the root is a radius.
-    heapq.heappush(heap, (-total * np.sqrt(max(1 - resultant, 0.0)), number, members))
-
-
-def _two_means(mean: Floats, weight: Floats, sweeps: int = 20) -> npt.NDArray[np.bool_]:
-    """Which members [K] belong to the second of two groups by spherical 2-means, begun at the two ends of the set."""
-    first = mean[np.argmin(mean @ (weight @ mean))]
-    second = mean[np.argmin(mean @ first)]
-    far = mean @ second > mean @ first
-    for _ in range(sweeps):
-        sums = weight[~far] @ mean[~far], weight[far] @ mean[far]
-        lengths = [np.linalg.norm(s) for s in sums]
-        if min(lengths) < _MEANINGLESS:
-            break
-        moved = mean @ (sums[1] / lengths[1]) > mean @ (sums[0] / lengths[0])
-        if (moved == far).all() or moved.all() or not moved.any():
-            break
-        far = moved
-    return far
-
-
-def _means(xyz: Floats, photos: Floats, cell: Ints) -> tuple[Floats, Floats]:
-    """Unit mean vectors [K, 3], weighted by photos, and photos [K]; a mean without direction is its first point."""
-    sums = np.stack([np.bincount(cell, photos * axis) for axis in xyz.T], axis=-1)
-    weight = np.bincount(cell, photos)
-    length = np.linalg.norm(sums, axis=1, keepdims=True)
-    first = xyz[np.unique(cell, return_index=True)[1]]
-    means: Floats = np.where(length > _MEANINGLESS * weight[:, None], sums / np.maximum(length, 1e-300), first)
-    return means, weight.astype(np.float64)
+# -- what a cell is -----------------------------------------------------------------------------------------
 
 
 def _describe(
-    level: int, cells: Ints, points: pd.DataFrame, xyz: Floats, photos: Floats, noise: npt.NDArray[np.bool_]
+    points: pd.DataFrame, xyz: Floats, photos: Floats, noise: npt.NDArray[np.bool_], finest: Ints, above: Ints
 ) -> pd.DataFrame:
-    """Rows of ``hierarchy_centroids`` for one level."""
-    cell = cells[level]
+    """Rows of ``hierarchy_centroids``."""
+    # Cells in the order of the levels, from the root down, and points in that of their cells: so every cell of every
+    # level is one run of points.
+    ranked = np.lexsort([np.arange(above.shape[1]), *above])
+    rank = np.empty_like(ranked)
+    rank[ranked] = np.arange(len(ranked))
+    order, starts = _by_cell(rank[finest], len(rank))
+    xyz, photos, noise = xyz[order], photos[order], noise[order]
     lon, lat = points["lon"].to_numpy(np.float64), points["lat"].to_numpy(np.float64)
-    mean, weight = _means(xyz, photos, cell)
-    mean_lon = np.degrees(np.arctan2(mean[:, 1], mean[:, 0]))
-    mean_lat = np.degrees(np.arctan2(mean[:, 2], np.hypot(mean[:, 0], mean[:, 1])))
-    km = haversine_m(lon, lat, mean_lon[cell], mean_lat[cell]) / 1000
-    order = np.lexsort((km, cell))
-    ends = np.cumsum(np.bincount(cell))
-    medoid = order[ends - np.bincount(cell)]
-    sums = np.stack([np.bincount(cell, photos * axis) for axis in xyz.T], axis=-1)
-    mean_km = np.bincount(cell, photos * km) / weight
-    spread = np.bincount(cell, photos * (km - mean_km[cell]) ** 2) / weight
-    one_per_cell = np.unique(cell, return_index=True)[1]
-    children = np.zeros(len(weight), np.int64)
-    if level:
-        child = np.unique(cells[level - 1], return_index=True)[1]
-        children = np.bincount(cell[child], minlength=len(weight))
-    is_root = level == len(cells) - 1
-    parent = [None] * len(weight) if is_root else cells[level + 1][one_per_cell]
-    return pd.DataFrame(
-        {
-            "level": level,
-            "cell_id": np.arange(len(weight)),
-            "parent_id": pd.array(parent, dtype="Int64"),
-            "lon": mean_lon,
-            "lat": mean_lat,
-            "medoid_lon": lon[medoid],
-            "medoid_lat": lat[medoid],
-            "n_photos": weight.astype(np.int64),
-            "n_points": np.bincount(cell),
-            "n_noise_filled": np.bincount(cell, noise).astype(np.int64),
-            "n_children": children,
-            "mean_km": mean_km,
-            "std_km": np.sqrt(spread),
-            **{f"p{q}_km": _quantile(km[order], photos[order], ends, q / 100) for q in (50, 90)},
-            "max_km": km[order][ends - 1],
-            "resultant": np.linalg.norm(sums, axis=1) / weight,
-        }
-    )
+    frames = []
+    groups = [np.arange(len(rank)), *above]
+    for level, group in enumerate(groups):
+        # Runs of cells of level 0 become one; the table has them by their number.
+        first = np.flatnonzero(np.diff(group[ranked], prepend=-1))
+        number = group[ranked][first]
+        bounds = np.append(starts[first], len(order))
+        sums = np.add.reduceat(xyz * photos[:, None], bounds[:-1])
+        weight = np.add.reduceat(photos, bounds[:-1])
+        mean = directions(sums, weight, xyz[bounds[:-1]])
+        radii, medoid = _radii(xyz, photos, mean, bounds, np.array(_QUANTILES) / 100)
+        medoid = order[medoid]
+        is_root = level == len(groups) - 1
+        parent: list[None] | Ints = [None] * len(number) if is_root else groups[level + 1][ranked][first]
+        children = np.zeros(len(number), np.int64)
+        if level:
+            pairs = np.unique(groups[level - 1] * (int(group.max()) + 1) + group)
+            children = np.bincount(pairs % (int(group.max()) + 1), minlength=len(number))[number]
+        rows = pd.DataFrame(
+            {
+                "level": level,
+                "cell_id": number,
+                "parent_id": pd.array(parent, dtype="Int64"),
+                "lon": np.degrees(np.arctan2(mean[:, 1], mean[:, 0])),
+                "lat": np.degrees(np.arctan2(mean[:, 2], np.hypot(mean[:, 0], mean[:, 1]))),
+                "medoid_lon": lon[medoid],
+                "medoid_lat": lat[medoid],
+                "n_photos": weight.astype(np.int64),
+                "n_points": np.diff(bounds),
+                "n_noise_filled": np.add.reduceat(noise, bounds[:-1], dtype=np.int64),
+                "n_children": children,
+                **{name: radii[:, i] for i, name in enumerate(("mean_km", "std_km"))},
+                **{f"p{q}_km": radii[:, 2 + i] for i, q in enumerate(_QUANTILES)},
+                "max_km": radii[:, -1],
+                "resultant": np.linalg.norm(sums, axis=1) / weight,
+                "s2_token": s2.tokens(s2.cell_ids(lon[medoid], lat[medoid])),
+            }
+        )
+        frames.append(rows.sort_values("cell_id"))
+    return pd.concat(frames, ignore_index=True)
 
 
-def _quantile(km: Floats, photos: Floats, ends: Ints, share: float) -> Floats:
-    """The distance within which ``share`` of each cell's photos lie; distances sorted within cells that end at ``ends``."""
-    reached = np.cumsum(photos)
-    total = reached[ends - 1]
-    before = np.concatenate([[0.0], total[:-1]])
-    # Half a photo of tolerance: sums of counts are exact, shares of them are not.
-    return km[np.searchsorted(reached, before + share * (total - before) - 1e-6)]
+@numba.njit(cache=True)
+def _by_cell(cell, n_cells):
+    """The points [N] cell by cell, each in their order, and where each cell [K] begins."""
+    starts = np.zeros(n_cells + 1, np.int64)
+    for c in cell:
+        starts[c + 1] += 1
+    starts = np.cumsum(starts)[:-1]
+    order, at = np.empty(len(cell), np.int64), starts.copy()
+    for i in range(len(cell)):
+        order[at[cell[i]]] = i
+        at[cell[i]] += 1
+    return order, starts
 
 
-def photo_cells(lake: Lake, points: pd.DataFrame, cells: Ints) -> pd.DataFrame:
-    """Rows of table ``photo_cells``: each photo of ``geotag_combined`` that has a point, with its cells, finest first.
+@numba.njit(cache=True)
+def _radii(xyz, photos, mean, bounds, shares):
+    """Mean, standard deviation, quantiles and greatest of the distances [km] to each mean; and the nearest point.
+
+    A quantile is the distance within which that share of a cell's photos lie.
+    """
+    n_cells, n_shares = len(mean), len(shares)
+    radii = np.zeros((n_cells, n_shares + 3))
+    medoid = np.empty(n_cells, np.int64)
+    for c in range(n_cells):
+        begin, end = bounds[c], bounds[c + 1]
+        km = np.empty(end - begin)
+        total, first = 0.0, 0.0
+        medoid[c] = begin
+        for i in range(begin, end):
+            dx, dy, dz = xyz[i, 0] - mean[c, 0], xyz[i, 1] - mean[c, 1], xyz[i, 2] - mean[c, 2]
+            chord = np.sqrt(dx * dx + dy * dy + dz * dz)
+            km[i - begin] = 2e-3 * MEAN_RADIUS_M * np.arcsin(min(chord / 2, 1.0))
+            total += photos[i]
+            first += photos[i] * km[i - begin]
+            if km[i - begin] < km[medoid[c] - begin]:
+                medoid[c] = i
+        first /= total
+        second = 0.0
+        for i in range(begin, end):
+            second += photos[i] * (km[i - begin] - first) ** 2
+        radii[c, 0], radii[c, 1] = first, np.sqrt(second / total)
+        order = np.argsort(km)
+        reached, s = 0.0, 0
+        for i in order:
+            reached += photos[begin + i]
+            # Half a photo of tolerance: sums of counts are exact, shares of them are not.
+            while s < n_shares and reached >= shares[s] * total - 1e-6:
+                radii[c, 2 + s] = km[i]
+                s += 1
+        radii[c, n_shares + 2] = km[order[-1]]
+    return radii, medoid
+
+
+# -- photos -------------------------------------------------------------------------------------------------
+
+
+def write_photo_cells(lake: Lake, points: pd.DataFrame, levels: Hierarchy, settings: Geotag) -> Facts:
+    """Write table ``photo_cells``: each photo of ``geotag_combined`` that has a point, with its cells, finest first.
+
+    Photos stream through DuckDB, a piece after the other; the points lie beside them on the disk.
 
     Args:
         lake: holds ``geotag_combined``.
-        points: ``point_id, lon, lat, cluster``.
-        cells: cell [levels, N] of each point.
+        points: ``point_id, lon, lat, cluster``, in the order of the levels' points.
+        levels: the cells of the points.
+        settings: the memory of the query.
     """
-    names = [[f"{level}:{cell}" for level, cell in enumerate(column)] for column in cells.T.tolist()]
-    placed = pa.table(
-        {
-            "point_id": points["point_id"].to_numpy(),
-            "lon": points["lon"].to_numpy(),
-            "lat": points["lat"].to_numpy(),
-            "is_noise": points["cluster"].to_numpy() < 0,
-            "cells": pa.array(names, pa.list_(pa.string())),
-        }
-    )
-    with lake.connect("geotag_combined") as con:
-        prepare(con)
-        con.register("placed", placed)
-        query = """
-            select p.photo_id, p.source, placed.point_id, placed.cells, placed.is_noise
-            from geotag_combined p join placed
-                on placed.lon = place_lon(p.lon, p.lat) and placed.lat = p.lat + 0.0
-            where not list_contains(p.flags, 'null_island')"""
-        return to_pandas(con.sql(query).to_arrow_table())
+    with querying(lake, settings, "geotag_combined") as (con, folder):
+        con.execute(macros(settings))
+        placed = folder / "placed.parquet"
+        _write_placed(points, levels, placed)
+        named = folder / "named.parquet"
+        _write_named(levels, named)
+        pieces = photo_pieces(
+            con,
+            folder,
+            lambda piece: (
+                f"""
+            select p.photo_id, p.source, placed.point_id, named.cells, placed.is_noise
+            from (select * from geotag_combined where {piece} and not list_contains(flags, 'null_island')) p
+            join read_parquet({quoted(placed)}) placed
+                on placed.lon = place_lon(p.lon, p.lat) and placed.lat = place_lat(p.lat)
+            join read_parquet({quoted(named)}) named on named.cell = placed.cell
+            order by p.photo_id"""
+            ),
+        )
+        return lake.write_query(con, "photo_cells", pieces, is_sorted=True)
+
+
+def photo_pieces(con: duckdb.DuckDBPyConnection, folder: Path, query: Callable[[str], str]) -> str:
+    """A query of the rows that another gives for pieces of ``geotag_combined``, piece by piece by source and id.
+
+    Args:
+        con: has a view of the table, whose rows are sorted by ``source`` and ``photo_id``.
+        folder: for the pieces.
+        query: given the condition of a piece, its rows, sorted by ``photo_id``.
+    """
+    files: list[str] = []
+    sources = con.execute("select distinct source from geotag_combined order by source").fetchall()
+    for (source,) in sources:
+        edges = con.execute(
+            f"""select photo_id from (
+                select photo_id, row_number() over () as n from geotag_combined where source = {quoted(source)})
+            where n % {SORTED_AT_ONCE} = 0 order by photo_id"""
+        ).fetchall()
+        lows = ["", *(f" and photo_id > {quoted(edge)}" for (edge,) in edges)]
+        highs = [*(f" and photo_id <= {quoted(edge)}" for (edge,) in edges), ""]
+        for low, high in zip(lows, highs, strict=True):
+            files.append(quoted(folder / f"piece_{len(files):06d}.parquet"))
+            piece = query(f"source = {quoted(source)}{low}{high}")
+            con.execute(f"copy ({piece}) to {files[-1]} (format parquet)")
+    return f"select * from read_parquet([{', '.join(files)}])" if files else query("true")
+
+
+def quoted(text: str | Path) -> str:
+    """A text as a literal of SQL."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def _write_placed(points: pd.DataFrame, levels: Hierarchy, target: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: points[name].to_numpy() for name in ("point_id", "lon", "lat")}
+    columns |= {"is_noise": points["cluster"].to_numpy() < 0, "cell": levels.finest}
+    pq.write_table(pa.table(columns), target)
+
+
+def _write_named(levels: Hierarchy, target: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    finest = np.arange(levels.above.shape[1])
+    names = [[f"{level}:{cell}" for level, cell in enumerate(column)] for column in np.stack([finest, *levels.above]).T]
+    pq.write_table(pa.table({"cell": finest.astype(np.int32), "cells": pa.array(names, pa.list_(pa.string()))}), target)

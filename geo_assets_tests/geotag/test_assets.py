@@ -1,12 +1,19 @@
-import json
 import sys
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from geo_assets.geotag.assets import ASSETS, MODEL_FILES, google_landmark, landmark_coordinates, placing_2016
+from geo_assets.geotag.assets import (
+    ASSETS,
+    MODEL_FILES,
+    google_landmark,
+    hierarchy_centroids,
+    landmark_coordinates,
+    placing_2016,
+)
 from geo_assets.geotag.checks import CHECKS, nesting_faults, reject_shares
+from geo_assets.geotag.model import read_card
 from geo_assets.lake import Lake
 from geo_assets.resources import LakeResource
 from geo_assets_tests.geotag.places import blobs, record, write_photo, write_shard
@@ -75,7 +82,7 @@ def test_the_whole_room(sources):
     assert lake.read("geotag_rejects", source="placing_2016", part="shard_1")["reason"].map(len).to_numpy().min() > 0
     assert len(lake.read("photo_cells")) == len(combined) - 1
     assert lake.read("hierarchy_centroids")["level"].to_numpy().max() == 3
-    card = json.loads(lake.get_bytes(f"{lake.key(*MODEL_FILES)}/model.json"))
+    card = read_card(lake, lake.key(*MODEL_FILES))
     assert card["n_clusters"] > 2 and len(card["input_sha256"]) == 64
     checks = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
     assert checks == {
@@ -86,6 +93,9 @@ def test_the_whole_room(sources):
         "split_shares": True,
         "points_add_up": True,
         "cells_nest": True,
+        "radii_grow": True,
+        "error_falls_with_level": True,
+        "error_is_no_worse": True,
     }
     assert reject_shares(lake)["placing_2016"] == pytest.approx(2 / 122, abs=1e-3)
     pictures = [metadata(result, name)["map"] for name in ("geotag_combined", "hdbscan_model", "hierarchy_centroids")]
@@ -98,7 +108,14 @@ def test_the_whole_room(sources):
 def test_a_second_run_gives_the_same_bytes(sources):
     for root in ("one", "two"):
         assert run(sources / root, ASSETS).success
-    for table in ("geotag_combined", "hdbscan_model", "hdbscan_tree", "hierarchy_centroids", "photo_cells"):
+    for table in (
+        "geotag_combined",
+        "hdbscan_model",
+        "hdbscan_tree",
+        "hierarchy_centroids",
+        "photo_cells",
+        "partition_errors",
+    ):
         one, two = ((sources / root / "tables" / table / "data.parquet").read_bytes() for root in ("one", "two"))
         assert one == two, table
 
@@ -161,6 +178,6 @@ def test_a_model_of_other_points_is_refused(sources):
     lake = Lake(sources / "lake")
     lake.write("hdbscan_model", lake.read("hdbscan_model").iloc[1:])
     result = dg.materialize(
-        [ASSETS[-1]], resources={"lake": LakeResource(root=str(sources / "lake"))}, raise_on_error=False
+        [hierarchy_centroids], resources={"lake": LakeResource(root=str(sources / "lake"))}, raise_on_error=False
     )
     assert "belongs to other points" in str(result.failure_data_for_node("hierarchy_centroids"))

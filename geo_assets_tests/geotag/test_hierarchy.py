@@ -1,12 +1,19 @@
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from geo_assets.geodesy import haversine_m
 from geo_assets.geotag.clustering import cluster, dendrogram, unit_sphere
-from geo_assets.geotag.hierarchy import Hierarchy, build, join_noise, split_widest
+from geo_assets.geotag.grouping import by_kmeans, join_noise, kmeans, pruned, split_widest
+from geo_assets.geotag.hierarchy import Hierarchy, build
+from geo_assets.geotag.s2 import cell_ids, tokens
 from geo_assets.tables import TABLES
 from geo_assets_tests.geotag.places import blobs
+
+Method = Literal["tree", "kmeans"]
+BOTH = pytest.mark.parametrize("method", ["tree", "kmeans"])
 
 CITIES = [(2.35 + 3 * i, 48.85 - 2 * j) for i in range(4) for j in range(4)] + [
     (180.0, -16.5),
@@ -15,11 +22,11 @@ CITIES = [(2.35 + 3 * i, 48.85 - 2 * j) for i in range(4) for j in range(4)] + [
 ]
 
 
-def built(places: pd.DataFrame, exponents=(0.75, 0.5)) -> tuple[Hierarchy, pd.DataFrame]:
+def built(places: pd.DataFrame, exponents=(0.75, 0.5), method: Method = "tree") -> tuple[Hierarchy, pd.DataFrame]:
     found = cluster(places["lon"], places["lat"], min_cluster_size=5, min_samples=2)
     points = places.assign(cluster=found.labels)
     tree = dendrogram(found.edges, len(points))
-    return build(points, tree, min_cluster_size=5, exponents=exponents), points
+    return build(points, tree, min_cluster_size=5, exponents=exponents, method=method), points
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +85,7 @@ def test_statistics_are_those_of_the_photos_one_by_one(world):
             assert [km.mean(), km.std(), km.max()] == pytest.approx(
                 [row["mean_km"], row["std_km"], row["max_km"]], abs=1e-7
             )
-            for share, name in ((0.5, "p50_km"), (0.9, "p90_km")):
+            for share, name in ((0.5, "p50_km"), (0.9, "p90_km"), (0.95, "p95_km")):
                 assert row[name] == pytest.approx(np.quantile(km, share, method="inverted_cdf"), abs=1e-7)
             assert km.min() == pytest.approx(
                 haversine_m(row["medoid_lon"], row["medoid_lat"], row["lon"], row["lat"]) / 1000
@@ -142,3 +149,119 @@ def test_opposite_points_have_a_mean_that_is_said_to_mean_nothing():
 def test_places_that_coincide_cannot_be_split():
     mean = np.repeat(unit_sphere([10.0], [20.0]), 4, axis=0)
     assert split_widest(mean, np.ones(4), np.zeros(4, np.int64), 3).tolist() == [0, 0, 0, 0]
+
+
+def spread_out(n: int) -> pd.DataFrame:
+    """Places around as many centres as named, all over the globe."""
+    draw = np.random.default_rng(5)
+    lats = np.degrees(np.arcsin(draw.uniform(-0.9, 0.9, n)))
+    return blobs(zip(draw.uniform(-180, 180, n).tolist(), lats.tolist(), strict=True), n=12, km=2)
+
+
+@BOTH
+def test_cells_lie_where_their_parents_are(method):
+    levels, _ = built(spread_out(400), method=method)
+    rows = levels.centroids
+    child, parent = (rows[rows["level"] == level].reset_index() for level in (0, 1))
+    up = child["parent_id"].to_numpy(np.int64)
+    there = parent.loc[up]
+    apart = haversine_m(child["lon"], child["lat"], there["lon"], there["lat"]) / 1000
+    assert (apart <= there["max_km"].to_numpy() + child["max_km"].to_numpy()).all()
+    # By a lookup in another order than that of the clusters they lay half a globe apart.
+    elsewhere = parent.loc[np.random.default_rng(0).permutation(up)]
+    lost = haversine_m(child["lon"], child["lat"], elsewhere["lon"], elsewhere["lat"]) / 1000
+    assert np.median(apart) < 0.1 * np.median(lost)
+
+
+@BOTH
+def test_noise_is_no_cluster_when_cells_are_counted(method):
+    alone = blobs([(20.0, -30.0), (-60.0, -10.0), (100.0, 60.0)], n=1)
+    places = pd.concat([blobs(CITIES[:15], n=20, km=1), alone], ignore_index=True)
+    levels, points = built(places, method=method)
+    n = points["cluster"].to_numpy().max() + 1
+    assert n == 15 and int(16**0.75) == 8
+    assert levels.centroids.groupby("level").size().tolist() == [15, 7, 3, 1]
+
+
+def test_kmeans_is_the_same_again_and_nests():
+    one, _ = built(spread_out(60), method="kmeans")
+    two, _ = built(spread_out(60), method="kmeans")
+    pd.testing.assert_frame_equal(one.centroids, two.centroids)
+    assert one.above.shape == (3, 60)
+    for below, above in zip([np.arange(60), *one.above], one.above, strict=False):
+        assert len(np.unique(below)) == len(np.unique(np.stack([below, above]), axis=1).T)
+
+
+def test_means_follow_photos_not_cells():
+    places = pd.DataFrame({"lon": [0.0, 1.0, 90.0, 91.0], "lat": [0.0] * 4, "n_photos": [1000, 1, 1, 1]})
+    xyz = unit_sphere(places["lon"], places["lat"])
+    groups = kmeans(xyz, places["n_photos"].to_numpy(float), 2)
+    assert groups.tolist() == [0, 0, 1, 1]
+    (level,) = by_kmeans(xyz, places["n_photos"].to_numpy(float), exponents=[0.5])
+    assert level.tolist() == groups.tolist()
+
+
+def test_kmeans_of_coincident_places_has_no_empty_cell():
+    xyz = np.repeat(unit_sphere([10.0, 50.0, -120.0], [20.0, 0.0, 60.0]), 5, axis=0)
+    assert kmeans(xyz, np.ones(15), 7).tolist() == [0] * 5 + [1] * 5 + [2] * 5
+
+
+@BOTH
+def test_cells_of_higher_levels_cross_the_antimeridian(method):
+    lons = [179.0, -179.0, 179.5, -179.5, 0.0, 1.0, 2.0, 3.0]
+    levels, _ = built(blobs([(lon, 10.0) for lon in lons], n=20, km=2), exponents=(0.34,), method=method)
+    upper = levels.centroids[levels.centroids["level"] == 1]
+    assert len(upper) == 2
+    fiji = upper.iloc[np.argmax(np.abs(upper["lon"]))]
+    assert abs(fiji["lon"]) > 179.9 and fiji["n_children"] == 4 and fiji["max_km"] < 200
+
+
+def test_any_number_of_levels(world):
+    _, points = world
+    places = points[["lon", "lat", "n_photos"]]
+    for exponents in ((), (0.3,), (0.2, 0.8, 0.6, 0.4, 0.9)):
+        levels, _ = built(places, exponents=exponents)
+        sizes = levels.centroids.groupby("level").size().tolist()
+        assert len(sizes) == len(exponents) + 2 and sizes == sorted(sizes, reverse=True)
+        assert sizes[1:-1] == [int(sizes[0] ** e) for e in sorted(exponents, reverse=True)]
+
+
+def test_a_tree_that_was_pruned_has_the_same_clusters():
+    places = spread_out(150)
+    found = cluster(places["lon"], places["lat"], min_cluster_size=5, min_samples=2)
+    whole = dendrogram(found.edges, len(places))
+    less, remainder = pruned(whole, 8)
+    least, again = pruned(less, 16)
+    assert len(least.parent) < len(less.parent) < len(whole.parent)
+    for tree, of_point, size in ((less, remainder, 8), (less, remainder, 25), (least, again[remainder], 40)):
+        labels, _ = tree.condensed(size).labels()
+        assert labels[of_point].tolist() == whole.condensed(size).labels()[0].tolist()
+
+
+def test_the_medoid_names_its_cell(world):
+    rows = world[0].centroids
+    assert tokens(cell_ids(rows["medoid_lon"], rows["medoid_lat"])) == rows["s2_token"].tolist()
+    assert rows["s2_token"].map(len).eq(16).all()
+
+
+def test_the_structure_is_typed_and_begins_at_the_root(world):
+    levels, points = world
+    arrow = TABLES["hierarchical_structure"].conform(levels.structure())
+    root, *below = arrow.to_pylist()
+    assert root["level"] == 3 and root["path"] == [] and root["n_photos"] == points["n_photos"].sum()
+    by_name = {f"{row['level']}:{row['cell_id']}": row for row in below}
+    assert [row["level"] for row in below] == sorted((row["level"] for row in below), reverse=True)
+    walked, left = [], [([], name) for name in root["children"]]
+    while left:  # as training scripts walk it
+        path, name = left.pop()
+        row = by_name[name]
+        assert row["path"] == path
+        assert [int(c.split(":")[1]) for c in row["children"]] == sorted(int(c.split(":")[1]) for c in row["children"])
+        walked.append(name)
+        left += [([*path, name], child) for child in row["children"]]
+    assert sorted(walked) == sorted(by_name) and not any(":-1" in name for name in by_name)
+
+
+def test_no_point_has_no_structure():
+    levels, _ = built(blobs(CITIES[:1], n=1).head(0))
+    assert TABLES["hierarchical_structure"].conform(levels.structure()).num_rows == 0
