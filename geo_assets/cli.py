@@ -245,6 +245,26 @@ def geotag(target: Path, source: str | None, split: str | None, null_islands: bo
 
 
 @main.command()
+@click.option(
+    "--out", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="folder to write"
+)
+@click.option("--include-noise", is_flag=True, help="noise as -1 in every level, as earlier scripts had it")
+@click.option("--hulls", is_flag=True, help="write the hulls of the cells for a GIS as well, a GeoParquet file a level")
+def cells(folder: Path, include_noise: bool, hulls: bool) -> None:
+    """Write photos, structure and centroids of the cells as the CSV files that earlier training scripts read."""
+    from geo_assets.geotag.hierarchy_export import export_hierarchy
+    from geo_assets.geotag.hulls import write_hulls
+    from geo_assets.lake import Lake
+    from geo_assets.settings import load
+
+    settings = load()
+    lake = Lake(settings.lake)
+    written = export_hierarchy(lake, folder, settings.geotag, include_noise=include_noise)
+    written += write_hulls(lake, folder) if hulls else []
+    click.echo(f"{folder}: {', '.join(path.name for path in written)}")
+
+
+@main.command()
 @click.argument("points", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--out", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="folder to write"

@@ -42,6 +42,7 @@ def test_a_city_is_added_with_its_grid_and_the_next_step(run, tmp_path: Path) ->
         (["show", "atlantis"], "No city 'atlantis'"),
         (["geotag", "--out", "photos.csv"], "geo-assets materialize --select geotag_combined"),
         (["geotag", "--out", "photos.csv", "--split", "holdout"], "There is no split 'holdout'"),
+        (["cells", "--out", "cells"], "geo-assets materialize --select hierarchy_centroids"),
         (["show", "demo", "r00c00"], "geo-assets materialize --select splat_ply --city demo --box r00c00"),
     ],
 )

@@ -205,7 +205,7 @@ def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
         clustered["lon"], clustered["lat"], f"{len(clustered):,} places of {model.card['n_clusters']:,} clusters"
     )
     pictures = {"map": picture(png), "busiest_region": picture(tree_picture(model, busiest_region(model)))}
-    return dg.MaterializeResult(metadata=table_facts(facts) | plain(model.card | version) | pictures)
+    return dg.MaterializeResult(metadata=pictures | plain(model.card | version) | table_facts(facts))
 
 
 @dg.asset(
@@ -242,7 +242,7 @@ def hierarchy_centroids(context: dg.AssetExecutionContext, lake: LakeResource) -
         "radii": picture(radius_histograms(levels.centroids)),
         "sizes": picture(size_histograms(levels.centroids)),
     }
-    return dg.MaterializeResult(metadata=table_facts(facts) | plain(levels.figures) | pictures)
+    return dg.MaterializeResult(metadata=pictures | plain(levels.figures) | table_facts(facts))
 
 
 @dg.asset(
@@ -256,7 +256,7 @@ def partition_errors(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     store = lake.open()
     with failures():
         judged = write_errors(store, load().geotag, context.log.info)
-    return _result("partition_errors", store, judged.figures | {"curves": picture(error_curves(judged.errors))})
+    return _result("partition_errors", store, {"curves": picture(error_curves(judged.errors))} | judged.figures)
 
 
 ASSETS = (
