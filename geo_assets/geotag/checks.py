@@ -5,7 +5,13 @@ from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
-from geo_assets.geotag.assets import geotag_combined, geotag_points, hierarchy_centroids, partition_errors
+from geo_assets.geotag.assets import (
+    geotag_combined,
+    geotag_points,
+    google_landmark,
+    hierarchy_centroids,
+    partition_errors,
+)
 from geo_assets.lake import Lake
 from geo_assets.resources import LakeResource
 from geo_assets.settings import Geotag, load
@@ -297,6 +303,26 @@ def cells_nest(lake: LakeResource) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=not any(faults.values()), metadata=dict(faults))
 
 
+def landmark_statuses(lake: Lake) -> dict[str, int]:
+    """Landmarks by what is known of their place: found, missing, no_coordinate, error."""
+    with lake.connect("landmark_coordinates") as con:
+        return dict(
+            con.execute("select status, count(*) from landmark_coordinates group by all order by all").fetchall()
+        )
+
+
+@dg.asset_check(asset=google_landmark)
+def landmarks_were_answered(lake: LakeResource) -> dg.AssetCheckResult:
+    """No landmark is without an answer; those that are get asked again when landmark_coordinates is made again."""
+    statuses = landmark_statuses(lake.open())
+    found, total = statuses.get("found", 0), sum(statuses.values())
+    return dg.AssetCheckResult(
+        passed=not statuses.get("error"),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"landmarks_by_status": statuses, "share_found": round(found / total, 4) if total else 0.0},
+    )
+
+
 @dg.asset_check(asset=partition_errors)
 def error_falls_with_level(lake: LakeResource) -> dg.AssetCheckResult:
     """The finer a level of the hierarchy, the smaller its median error: its cells are where their photos are."""
@@ -333,4 +359,12 @@ def radii_grow(lake: LakeResource) -> dg.AssetCheckResult:
     )
 
 
-CHECKS = (combined_is_sound, points_add_up, cells_nest, radii_grow, error_falls_with_level, error_is_no_worse)
+CHECKS = (
+    landmarks_were_answered,
+    combined_is_sound,
+    points_add_up,
+    cells_nest,
+    radii_grow,
+    error_falls_with_level,
+    error_is_no_worse,
+)

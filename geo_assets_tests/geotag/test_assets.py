@@ -86,6 +86,7 @@ def test_the_whole_room(sources):
     assert card["n_clusters"] > 2 and len(card["input_sha256"]) == 64
     checks = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
     assert checks == {
+        "landmarks_were_answered": True,
         "coordinates_in_range": True,
         "photo_ids_unique": True,
         "split_has_no_leak": True,

@@ -1,5 +1,6 @@
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from geo_assets.geodesy import haversine_m
 from geo_assets.geotag.checks import (
     combined_faults,
+    landmark_statuses,
+    landmarks_were_answered,
     near_training,
     point_faults,
     reject_shares,
@@ -15,6 +18,7 @@ from geo_assets.geotag.checks import (
 )
 from geo_assets.geotag.combine import combine, write_points
 from geo_assets.lake import Lake
+from geo_assets.resources import LakeResource
 from geo_assets.settings import Geotag
 from geo_assets.tables import TABLES
 
@@ -174,3 +178,13 @@ def test_rejects_are_compared_with_what_a_source_gave(lake, whole):
     lake.write("geotag_rejects", frame, source="google_landmark", part="all")
     lake.write("geotag_rejects", frame, source="geotag_combined", part="all")
     assert reject_shares(lake) == {"google_landmark": 0.25}
+
+
+def test_landmarks_without_an_answer_are_counted(tmp_path):
+    lake, row = Lake(tmp_path), dict.fromkeys(TABLES["landmark_coordinates"].column_names)
+    rows = [row | {"landmark_id": str(k), "status": status} for k, status in enumerate(["found", "error", "found"])]
+    lake.write("landmark_coordinates", TABLES["landmark_coordinates"].frame(rows), part="train-000000")
+    assert landmark_statuses(lake) == {"error": 1, "found": 2}
+    check = landmarks_were_answered(LakeResource(root=str(tmp_path)))
+    assert isinstance(check, dg.AssetCheckResult) and not check.passed
+    assert check.metadata["share_found"] == dg.FloatMetadataValue(0.6667)
