@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +98,29 @@ def assert_exact(lake: Lake, truth: Iterable[str]) -> None:
 def fast_clock(factor: float) -> SimpleNamespace:
     """Stands for module ``time``: a clock that runs so many times as fast."""
     return SimpleNamespace(time=lambda: time.time() * factor, monotonic=time.monotonic)
+
+
+@contextmanager
+def stalls(longest_s: float) -> Iterator[list[float]]:
+    """How long this process stood still, each time that it did so for longer than ``longest_s`` [s]."""
+    found: list[float] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        before = time.monotonic()
+        while not over.wait(0.01):
+            now = time.monotonic()
+            if now - before > longest_s:
+                found.append(now - before)
+            before = now
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        watcher.join()
 
 
 def write_settings(folder: Path, world: PaperWorld, box_m: float = 500.0) -> None:

@@ -24,7 +24,7 @@ from geo_assets.harvest.aoi import bounds_of
 from geo_assets.harvest.mapillary import Patience
 from geo_assets.lake import Lake
 
-from .cities import assert_exact, city_of, command, fast_clock, harvest, living, table, write_settings
+from .cities import assert_exact, city_of, command, fast_clock, harvest, living, stalls, table, write_settings
 
 SHARE = 0.05
 FILE_FAULTS = ("empty_file", "truncated_file", "expired")
@@ -283,20 +283,23 @@ def test_an_unknown_limit_is_learned_with_less_than_one_percent_refused(
     monkeypatch.setattr(mapillary, "time", clock)
     monkeypatch.setattr(mapillary, "_MOST_PER_S", mapillary._MOST_PER_S / factor)
     patience = Patience(first_wait_s=0.001, longest_wait_s=0.002)
-    with serving(city, Behaviour(per_minute=300, clock=clock.time)) as api:
+    with serving(city, Behaviour(per_minute=300, clock=clock.time)) as api, stalls(0.05) as stalled:
         outcome = harvest(
             *(api, lake, city_of(city)),
             patience=patience,
             searches_per_minute=10_000,
             entities_per_minute=60_000,
             tiles_per_minute=60,
-            connections=3,  # what is in flight when the limit is met is refused with it, however slow this machine is
+            connections=3,
         )
     assert outcome.complete
     assert_exact(lake, city.truth_inside())
     n_graph = sum(api.requests[kind] for kind in GRAPH_KINDS)
     refused = sum(api.refused.values())
-    assert n_graph > 600 and 0 < refused < 0.01 * n_graph, api.refused
+    # A machine that stands still for a moment stands still for seconds of the fast clock: what was spaced comes at once,
+    # and what is in flight is refused, with the requests that probe afterwards.
+    excused = (3 + limits.CERTAIN) * len(stalled)
+    assert n_graph > 600 and 0 < refused < 0.01 * n_graph + excused, (api.refused, stalled)
 
 
 @pytest.mark.parametrize("fault", ["html", "server_error", "reset"])
