@@ -32,7 +32,7 @@ from geo_assets.geotag.mp16 import COORDINATES
 from geo_assets.geotag.placing2016 import take_shard
 from geo_assets.geotag.shard import records
 from geo_assets.lake import Lake
-from geo_assets.memory import peak_bytes
+from geo_assets.machine import peak_bytes
 from geo_assets.settings import Geotag
 
 TARGET_PER_S = 100_000.0

@@ -27,6 +27,7 @@ from typing_extensions import TypedDict
 
 from geo_assets.errors import ConfigError, GeoAssetsError
 from geo_assets.files import put_in_place, replacing, sync, written_beside
+from geo_assets.sql import literal
 from geo_assets.tables import TABLES, Table, to_pandas
 
 if TYPE_CHECKING:
@@ -124,9 +125,9 @@ class Lake:
             rows += " order by " + ", ".join(f'"{name}" nulls last' for name in schema.sort)
         options = "format parquet, compression zstd"
         if note:
-            options += f", kv_metadata {{note: '{_quoted(json.dumps(note, sort_keys=True))}'}}"
+            options += f", kv_metadata {{note: {literal(json.dumps(note, sort_keys=True))}}}"
         with self._local_for(path) as target:
-            con.execute(f"copy ({rows}) to '{_quoted(str(target))}' ({options})").fetchall()
+            con.execute(f"copy ({rows}) to {literal(target)} ({options})").fetchall()
         return self.facts(table, **partition)
 
     def read(self, table: str, columns: list[str] | None = None, **partition: str) -> pd.DataFrame:
@@ -334,7 +335,7 @@ class Lake:
         # Written partitions may differ in age; union_by_name lets an older file lack a newer column, and the rows that
         # are none bring a column that all files lack.
         return (
-            f"create or replace view \"{name}\" as select * from read_parquet('{_quoted(address)}/**/data.parquet', "
+            f'create or replace view "{name}" as select * from read_parquet({literal(f"{address}/**/data.parquet")}, '
             "hive_partitioning = true, hive_types_autocast = false, union_by_name = true)"
             + (f" union all by name {_no_rows(known)}" if known else "")
         )
@@ -454,7 +455,3 @@ def _no_rows(table: Table) -> str:
     """A query without rows that has a table's columns."""
     columns = [(c.name, _SQL_TYPES[c.type]) for c in table.columns] + [(p, "varchar") for p in table.partition]
     return "select " + ", ".join(f'null::{t} as "{c}"' for c, t in columns) + " where false"
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

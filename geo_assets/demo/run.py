@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from geo_assets.memory import peak_bytes
+from geo_assets.machine import peak_bytes
 from geo_assets.settings import DEMO_CITY
 
 

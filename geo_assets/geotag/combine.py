@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from geo_assets.geotag.photos import querying
 from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
+from geo_assets.sql import literal
 from geo_assets.tables import TABLES
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def combine(lake: Lake, settings: Geotag, log: Callable[[str], None] = lambda li
     ):
         con.execute(macros(settings))
         # Images lie in thousands of files, which would be opened once a statement.
-        harvested = _text(str(scratch / "harvested.parquet"))
+        harvested = literal(str(scratch / "harvested.parquet"))
         con.execute(f"copy ({_HARVESTED}) to {harvested} (format parquet)")
         con.execute(_PHOTOS.format(harvested=harvested))
         read = dict(_rows(con, "select source, count(*) from records group by source order by source"))
@@ -237,7 +238,7 @@ def _sorted_photos(
         bounds = [None, *_edges(con, source, read[source]), None]
         for number, (low, high) in enumerate(itertools.pairwise(bounds), 1):
             within = [f"source = '{source}'", *_bound(">=", low), *_bound("<", high)]
-            files.append(_text(str(folder / f"{len(files):06d}.parquet")))
+            files.append(literal(str(folder / f"{len(files):06d}.parquet")))
             piece = f"{_COMBINED} where {' and '.join(within)} order by photo_id"
             con.execute(f"copy ({piece}) to {files[-1]} (format parquet)")
             log(f"{source}: piece {number} of {len(bounds) - 1} is sorted")
@@ -257,11 +258,7 @@ def _edges(con: duckdb.DuckDBPyConnection, source: str, n: int) -> list[str]:
 
 
 def _bound(sign: str, photo_id: str | None) -> list[str]:
-    return [] if photo_id is None else [f"photo_id {sign} {_text(photo_id)}"]
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+    return [] if photo_id is None else [f"photo_id {sign} {literal(photo_id)}"]
 
 
 def _counts(lake: Lake, settings: Geotag, read: dict[str, int]) -> dict[str, Any]:

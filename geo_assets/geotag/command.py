@@ -25,6 +25,7 @@ from geo_assets.geotag.model import CARD, Model, fit, save
 from geo_assets.geotag.photos import no_rejects, prepared, refuse_swapped, sift
 from geo_assets.geotag.pictures import level_map
 from geo_assets.settings import Geotag
+from geo_assets.sql import literal
 from geo_assets.tables import TABLES
 
 if TYPE_CHECKING:
@@ -184,24 +185,24 @@ def _read(con: duckdb.DuckDBPyConnection, source: Path, scratch: Path, out: Path
     refuse_swapped(con, "given", source, (names["lon"], names["lat"]))
     photo_id = "photo_id::varchar" if "photo_id" in names else "null::varchar"
     # Nothing is read or written by a photo's id, so that any text may be one.
-    con.execute(f"""create view raw as select {_text(source.name)} as file, row::varchar as row, lon, lat,
+    con.execute(f"""create view raw as select {literal(source.name)} as file, row::varchar as row, lon, lat,
         'photo' as path, coalesce({photo_id}, row::varchar) as photo_id from given""")
     sifted = sift(con, "raw", "points", extra=("row",))
     # Zeros stand for "unknown"; thousands of such rows would be the densest place on Earth.
     islands = "list_contains(flags, 'null_island')"
     kept, rejects = scratch / "photos.parquet", scratch / "rejects.parquet"
-    con.execute(f"copy ({sifted.photos}) to {_text(scratch / 'sifted.parquet')} (format parquet)")
-    con.execute(f"create view sifted as from read_parquet({_text(scratch / 'sifted.parquet')})")
+    con.execute(f"copy ({sifted.photos}) to {literal(scratch / 'sifted.parquet')} (format parquet)")
+    con.execute(f"create view sifted as from read_parquet({literal(scratch / 'sifted.parquet')})")
     con.execute(f"""copy (select row::bigint as row, photo_id, lon, lat from sifted where not {islands} order by row)
-        to {_text(kept)} (format parquet)""")
-    con.execute(f"create view photos as from read_parquet({_text(kept)})")
+        to {literal(kept)} (format parquet)""")
+    con.execute(f"create view photos as from read_parquet({literal(kept)})")
     con.execute(f"""copy ({sifted.rejects} union all {broken} union all
-        select {_text(source.name)}, row, 'the position is zero, which stands for unknown', 'lon=' || lon || ', lat=' || lat
-        from sifted where {islands}) to {_text(rejects)} (format parquet)""")
+        select {literal(source.name)}, row, 'the position is zero, which stands for unknown', 'lon=' || lon || ', lat=' || lat
+        from sifted where {islands}) to {literal(rejects)} (format parquet)""")
     with written_beside(out / REJECTS) as target:
-        con.execute(f"""copy (select * from read_parquet({_text(rejects)})
-            order by try_cast(regexp_extract(row, '\\d+') as bigint), row) to {_text(target)} (format csv, header)""")
-    reasons = con.execute(f"""select reason, count(*) from read_parquet({_text(rejects)})
+        con.execute(f"""copy (select * from read_parquet({literal(rejects)})
+            order by try_cast(regexp_extract(row, '\\d+') as bigint), row) to {literal(target)} (format csv, header)""")
+    reasons = con.execute(f"""select reason, count(*) from read_parquet({literal(rejects)})
         group by all order by count(*) desc, reason""").fetchall()
     ((n_photos,),) = con.execute("select count(*) from photos").fetchall()
     n_rejects = sum(n for _, n in reasons)
@@ -222,7 +223,7 @@ def _open(con: duckdb.DuckDBPyConnection, source: Path) -> tuple[dict[str, str],
     if not is_parquet:
         csv = csvs.open_csv(con, source, _ROLES, _OPTIONAL, view="given")
         return csv.names, csv.rejects
-    query = f"from read_parquet({_text(source)}, file_row_number = true)"
+    query = f"from read_parquet({literal(source)}, file_row_number = true)"
     try:
         columns = [str(name) for name, *_ in con.execute(f"describe {query}").fetchall()]
     except duckdb.Error as error:
@@ -260,7 +261,7 @@ def _write_photos(con: duckdb.DuckDBPyConnection, model: Model, levels: Hierarch
     with written_beside(target) as file:
         con.execute(f"""copy (select photo_id, p.lon, p.lat, {chosen} from photos p
             join placed on placed.lon = place_lon(p.lon, p.lat) and placed.lat = place_lat(p.lat) order by p.row)
-            to {_text(file)} (format parquet, compression zstd)""")
+            to {literal(file)} (format parquet, compression zstd)""")
     con.unregister("placed")
 
 
@@ -344,7 +345,3 @@ def _note(card: dict[str, Any]) -> str | None:
 
 def _n_cells(levels: Hierarchy) -> Sequence[int]:
     return levels.centroids.groupby("level").size().tolist()
-
-
-def _text(value: object) -> str:
-    return "'" + str(value).replace("'", "''") + "'"

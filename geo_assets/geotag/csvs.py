@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geo_assets.errors import SourceError
+from geo_assets.sql import literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -95,18 +96,18 @@ def open_csv(
     columns = "{" + ", ".join(f"'c{k}': 'VARCHAR'" for k in range(len(names))) + "}"
     # Every column is parsed, for a line with too many or too few of them is a reject.
     query = f"""
-        select {wanted}, row_number() over () - 1 as row from read_csv({_text(path)}, auto_detect = false,
-            columns = {columns}, skip = 1, header = false, delim = {_text(delimiter)}, quote = '"', escape = '"',
+        select {wanted}, row_number() over () - 1 as row from read_csv({literal(path)}, auto_detect = false,
+            columns = {columns}, skip = 1, header = false, delim = {literal(delimiter)}, quote = '"', escape = '"',
             nullstr = '', store_rejects = true,
             rejects_table = 'errors_{number}', rejects_scan = 'scans_{number}')"""
     try:
-        con.execute(f"copy ({query}) to {_text(copied)} (format parquet)").fetchall()
+        con.execute(f"copy ({query}) to {literal(copied)} (format parquet)").fetchall()
     except duckdb.Error as error:
         first = str(error).split("\n", 1)[0]
         raise SourceError(f"{path} cannot be read: {first}", file=str(path)) from None
-    con.execute(f"create or replace view {view} as select * from {_text(copied)}")
+    con.execute(f"create or replace view {view} as select * from {literal(copied)}")
     rejects = f"""
-        select {_text(path.name)} as file, 'line ' || line as row,
+        select {literal(path.name)} as file, 'line ' || line as row,
             case error_type when 'TOO MANY COLUMNS' then 'the line has too many fields'
                 when 'MISSING COLUMNS' then 'the line has too few fields'
                 when 'INVALID ENCODING' then 'the line is not UTF-8'
@@ -114,7 +115,3 @@ def open_csv(
             left(csv_line, 200) as value
         from (select distinct on (line) line, error_type::varchar as error_type, csv_line from errors_{number} order by line)"""
     return Csv(view, found, rejects)
-
-
-def _text(value: object) -> str:
-    return "'" + str(value).replace("'", "''") + "'"

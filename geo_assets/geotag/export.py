@@ -10,6 +10,7 @@ from geo_assets.geotag.combine import SOURCES
 from geo_assets.geotag.photos import querying
 from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
+from geo_assets.sql import literal
 
 FOLDERS = {"placing_2016": "2016_placing"}
 """Folders of the photo sets below the folder of all photos, where they are not called as the set is."""
@@ -61,5 +62,5 @@ def export_csv(
     with querying(lake, settings, "geotag_combined") as (con, _), written_beside(target) as file:
         ((n,),) = con.execute(f"""
             copy (select './' || {folder} || '/' || path as path, lat, lon from geotag_combined where {" and ".join(where)})
-            to '{str(file).replace("'", "''")}' (format csv, header)""").fetchall()
+            to {literal(file)} (format csv, header)""").fetchall()
     return n

@@ -15,6 +15,7 @@ from geo_assets.geotag.folder import forget, list_folder, read_folder
 from geo_assets.geotag.photos import Sifted, prepared, refuse_swapped, sift
 from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
+from geo_assets.sql import literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -89,7 +90,7 @@ def take_flickr(
         tables = list_folder(folder, scratch / "listing.parquet", log)
         con.execute(f"""
             create view photo as select *, coalesce(flickr_id(path), path) as photo_id
-            from {_text(scratch / "listing.parquet")}""")
+            from {literal(scratch / "listing.parquet")}""")
         n_jpegs = _count(con, "photo")
         if not tables and not n_jpegs:
             raise SourceError(
@@ -169,7 +170,7 @@ def _take_tables(
             -- The file that a row names lies where it says, beside the CSV file, or anywhere under its Flickr id.
             coalesce(below.path, beside.path, by_id.path, c.path, c.photo_id) as path,
             case when c.photo_id = c.path then coalesce(beside.photo_id, c.photo_id) else c.photo_id end as photo_id
-        from read_parquet({_text(records / "*.parquet")}) c
+        from read_parquet({literal(records / "*.parquet")}) c
         left join (select path from photo) below on below.path = c.path
         left join (select path, photo_id from photo) beside on beside.path = c.beside
         left join (select photo_id, min(path) as path from photo group by photo_id) by_id on by_id.photo_id = c.photo_id"""
@@ -188,8 +189,8 @@ def _take_table(con: duckdb.DuckDBPyConnection, folder: Path, name: str, target:
         return f"{printable}: passed over, {fault}: {found}"
     _copy(con, _records(opened, name), target)
     if "lon" in opened.names:
-        refuse_swapped(con, _text(target), folder / name, (opened.names["lon"], opened.names["lat"]))
-    return _recognised(con, name, columns, opened, _text(target))
+        refuse_swapped(con, literal(target), folder / name, (opened.names["lon"], opened.names["lat"]))
+    return _recognised(con, name, columns, opened, literal(target))
 
 
 def _open(con: duckdb.DuckDBPyConnection, folder: Path, name: str) -> tuple[list[str], csvs.Csv]:
@@ -226,9 +227,9 @@ def _records(opened: csvs.Csv, name: str) -> str:
     parent = name.rpartition("/")[0]
     return f"""
         from passed where false union all by name
-        select {_text(name)} as file, row::varchar as row, fault, if(fault is null, null, coalesce(position, photo_id)) as value,
+        select {literal(name)} as file, row::varchar as row, fault, if(fault is null, null, coalesce(position, photo_id)) as value,
             coalesce({", ".join(ids)}, photo_id, path) as photo_id, path,
-            {f"{_text(parent)} || '/' || path" if parent else "null::varchar"} as beside,
+            {f"{literal(parent)} || '/' || path" if parent else "null::varchar"} as beside,
             if(position is null, plain_degrees(lon), found[1]::varchar) as lon,
             if(position is null, plain_degrees(lat), found[2]::varchar) as lat,
             zoned_time(captured_at) as captured_at, author, licence
@@ -238,7 +239,7 @@ def _records(opened: csvs.Csv, name: str) -> str:
             from (
                 select * replace (plain_path(coalesce(path, photo_id)) as path), text_position(position) as found
                 from (select row, {roles} from {opened.view})))
-        union all by name select {_text(name)} as file, row, reason as fault, value from ({opened.rejects})"""
+        union all by name select {literal(name)} as file, row, reason as fault, value from ({opened.rejects})"""
 
 
 def _recognised(con: duckdb.DuckDBPyConnection, name: str, columns: list[str], opened: csvs.Csv, records: str) -> str:
@@ -277,15 +278,11 @@ def _exif_records(headers: str) -> str:
 
 def _copy(con: duckdb.DuckDBPyConnection, query: str, file: Path, view: str = "") -> None:
     """Write the rows of a query to parquet, and make a view of them."""
-    con.execute(f"copy ({query}) to {_text(file)} (format parquet)").fetchall()
+    con.execute(f"copy ({query}) to {literal(file)} (format parquet)").fetchall()
     if view:
-        con.execute(f"create view {view} as from {_text(file)}")
+        con.execute(f"create view {view} as from {literal(file)}")
 
 
 def _count(con: duckdb.DuckDBPyConnection, relation: str) -> int:
     ((count,),) = con.execute(f"select count(*) from {relation}").fetchall()
     return count
-
-
-def _text(value: object) -> str:
-    return "'" + str(value).replace("'", "''") + "'"

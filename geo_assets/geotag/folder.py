@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 from geo_assets.errors import GeoAssetsError, SourceError
 from geo_assets.geotag.headers import READER, end_with_parent, read_chunk
 from geo_assets.lake import Lake
+from geo_assets.machine import usable_cores
 from geo_assets.progress import Progress
+from geo_assets.sql import literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -156,7 +158,7 @@ def read_folder(
     todo = scratch / "todo.parquet"
     con.execute(f"""
         copy (select path, size, changed_ns from {wanted} anti join kept_header using (path, size, changed_ns)
-              order by path) to {_text(todo)} (format parquet, row_group_size {CHUNK})""").fetchall()
+              order by path) to {literal(todo)} (format parquet, row_group_size {CHUNK})""").fetchall()
     found = pq.read_metadata(todo)
     progress, done = Progress(log, "photos", found.num_rows), 0
     unopened = scratch / "unopened"
@@ -171,7 +173,7 @@ def read_folder(
     columns = "path, fault, value, lon, lat, captured_at, author, licence"
     query = f"select {columns} from {wanted} join kept_header using (path, size, changed_ns)"
     if any(unopened.iterdir()):
-        query += f" union all select {columns} from read_parquet({_text(unopened / '*.parquet')})"
+        query += f" union all select {columns} from read_parquet({literal(unopened / '*.parquet')})"
     return query, found.num_rows
 
 
@@ -204,14 +206,14 @@ def forget(con: duckdb.DuckDBPyConnection, lake: Lake, listing: str) -> None:
 def _view_kept(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     con.execute(f"create table if not exists no_header ({_HEADER}, filename varchar)")
     folder = lake.key("flickr_geotag", _KEPT)
-    files = [_text(f"{lake.uri(folder)}/{name}") for name in lake.names(folder) if name.endswith(".parquet")]
+    files = [literal(f"{lake.uri(folder)}/{name}") for name in lake.names(folder) if name.endswith(".parquet")]
     kept = f" union all by name select * from read_parquet([{', '.join(files)}], filename = true)" if files else ""
     con.execute(f"create or replace view kept_header as from no_header{kept}")
 
 
 def _chunks(folder: Path, todo: Path, n_chunks: int, processes: int | None) -> Iterator[tuple[bytes, bytes | None]]:
     """What :func:`geo_assets.geotag.headers.read_chunk` answers, chunk by chunk."""
-    processes = min(processes or _cores(), n_chunks)
+    processes = min(processes or usable_cores(), n_chunks)
     if processes <= 1:
         yield from (read_chunk(str(folder), str(todo), number) for number in range(n_chunks))
         return
@@ -229,11 +231,3 @@ def _chunks(folder: Path, todo: Path, n_chunks: int, processes: int | None) -> I
             "A process that reads EXIF was killed; memory may have run out. What was read is kept: run flickr_geotag "
             "again, with a smaller geotag.processes."
         ) from None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _text(value: object) -> str:
-    return "'" + str(value).replace("'", "''") + "'"

@@ -20,6 +20,7 @@ from geo_assets.geotag.grouping import by_kmeans, by_tree, directions, join_nois
 from geo_assets.geotag.photos import querying
 from geo_assets.lake import Facts, Lake
 from geo_assets.settings import Geotag
+from geo_assets.sql import literal
 from geo_assets.tables import TABLES
 
 if TYPE_CHECKING:
@@ -264,9 +265,9 @@ def write_photo_cells(lake: Lake, points: pd.DataFrame, levels: Hierarchy, setti
                 f"""
             select p.photo_id, p.source, placed.point_id, named.cells, placed.is_noise
             from (select * from geotag_combined where {piece} and not list_contains(flags, 'null_island')) p
-            join read_parquet({quoted(placed)}) placed
+            join read_parquet({literal(placed)}) placed
                 on placed.lon = place_lon(p.lon, p.lat) and placed.lat = place_lat(p.lat)
-            join read_parquet({quoted(named)}) named on named.cell = placed.cell
+            join read_parquet({literal(named)}) named on named.cell = placed.cell
             order by p.photo_id"""
             ),
         )
@@ -286,21 +287,16 @@ def photo_pieces(con: duckdb.DuckDBPyConnection, folder: Path, query: Callable[[
     for (source,) in sources:
         edges = con.execute(
             f"""select photo_id from (
-                select photo_id, row_number() over () as n from geotag_combined where source = {quoted(source)})
+                select photo_id, row_number() over () as n from geotag_combined where source = {literal(source)})
             where n % {SORTED_AT_ONCE} = 0 order by photo_id"""
         ).fetchall()
-        lows = ["", *(f" and photo_id > {quoted(edge)}" for (edge,) in edges)]
-        highs = [*(f" and photo_id <= {quoted(edge)}" for (edge,) in edges), ""]
+        lows = ["", *(f" and photo_id > {literal(edge)}" for (edge,) in edges)]
+        highs = [*(f" and photo_id <= {literal(edge)}" for (edge,) in edges), ""]
         for low, high in zip(lows, highs, strict=True):
-            files.append(quoted(folder / f"piece_{len(files):06d}.parquet"))
-            piece = query(f"source = {quoted(source)}{low}{high}")
+            files.append(literal(folder / f"piece_{len(files):06d}.parquet"))
+            piece = query(f"source = {literal(source)}{low}{high}")
             con.execute(f"copy ({piece}) to {files[-1]} (format parquet)")
     return f"select * from read_parquet([{', '.join(files)}])" if files else query("true")
-
-
-def quoted(text: str | Path) -> str:
-    """A text as a literal of SQL."""
-    return "'" + str(text).replace("'", "''") + "'"
 
 
 def _write_placed(points: pd.DataFrame, levels: Hierarchy, target: Path) -> None:

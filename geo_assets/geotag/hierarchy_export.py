@@ -10,10 +10,11 @@ from geo_assets.errors import GeoAssetsError
 from geo_assets.files import written_beside
 from geo_assets.geodesy import MEAN_RADIUS_M
 from geo_assets.geotag.export import FOLDERS
-from geo_assets.geotag.hierarchy import photo_pieces, quoted
+from geo_assets.geotag.hierarchy import photo_pieces
 from geo_assets.geotag.photos import querying
 from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
+from geo_assets.sql import literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -79,7 +80,7 @@ def export_hierarchy(lake: Lake, folder: Path, settings: Geotag, *, include_nois
 
 def _written(con: duckdb.DuckDBPyConnection, query: str, target: Path) -> Path:
     with written_beside(target) as file:
-        con.execute(f"copy ({query}) to {quoted(file)} (format csv, header)").fetchall()
+        con.execute(f"copy ({query}) to {literal(file)} (format csv, header)").fetchall()
     return target
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from geo_assets.errors import GeoAssetsError, SourceError
 from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
+from geo_assets.sql import literal
 from geo_assets.tables import TABLES
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def prepared(con: duckdb.DuckDBPyConnection, settings: Geotag, scratch: Path) ->
     """
     con.execute("set timezone = 'UTC'")
     con.execute(f"set memory_limit = '{settings.memory_gb}GB'")
-    con.execute("set temp_directory = '{}'".format(str(scratch).replace("'", "''")))
+    con.execute(f"set temp_directory = {literal(scratch)}")
     con.execute("set enable_progress_bar = false")
     con.execute(_MACROS)
     return con

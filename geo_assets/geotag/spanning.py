@@ -9,7 +9,6 @@ mutual reachability of Campello, Moulavi and Sander 2013).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geo_assets.errors import ConfigError, SourceError
+from geo_assets.machine import usable_cores
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int32]
@@ -64,7 +64,7 @@ def minimum_spanning_tree(xyz: Floats, min_samples: int, threads: int | None = N
     if n < 2:
         return np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0)
     if threads is None:
-        threads = 1 if n < _ALONE_BELOW else _cores()
+        threads = 1 if n < _ALONE_BELOW else usable_cores()
     with _crew(threads) as shared:
         codes = np.empty(n, np.uint64)
         shared(_morton, n, xyz, codes)
@@ -115,10 +115,6 @@ def _boruvka(
         done, renamed, n_components = _join(component, target, length, n_components, a, b, squares, done)
         shared(_rename, n, component, renamed)
     return a, b, squares
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import pandas as pd
 from geo_assets.errors import GeoAssetsError, SourceError, TrainingError
 from geo_assets.geodesy import LocalFrame
 from geo_assets.lake import Lake
-from geo_assets.memory import peak_bytes
+from geo_assets.machine import peak_bytes
 from geo_assets.settings import Splats
 from geo_assets.splats.cameras import Scene, View
 from geo_assets.splats.dataset import (

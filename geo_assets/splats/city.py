@@ -21,7 +21,7 @@ from geo_assets.files import replacing
 from geo_assets.geodesy import LocalFrame
 from geo_assets.grid import Bounds, Grid
 from geo_assets.lake import Lake
-from geo_assets.memory import peak_bytes
+from geo_assets.machine import peak_bytes
 from geo_assets.splats import sog
 from geo_assets.splats.cameras import Camera
 from geo_assets.splats.city_boxes import seams, trained_boxes, within_cell

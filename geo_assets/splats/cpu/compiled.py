@@ -34,6 +34,8 @@ import numba  # noqa: E402  (reads both when it is imported)
 import numpy as np  # noqa: E402
 from numba.core import config  # noqa: E402
 
+from geo_assets.machine import usable_cores  # noqa: E402
+
 if os.environ.get("NUMBA_CACHE_DIR"):
     # Where numba was imported before us; it builds its config at run time.
     config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]  # pyright: ignore[reportAttributeAccessIssue]
@@ -60,7 +62,7 @@ def parallel_kernel(function: Any) -> Any:
 def use_threads(wanted: int) -> int:
     """Set how many threads the kernels use; 0 means up to four. Returns the number set."""
     most = config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]  # built at run time
-    count = max(1, min(wanted or MOST_THREADS, _cores(), most))
+    count = max(1, min(wanted or MOST_THREADS, usable_cores(), most))
     numba.set_num_threads(count)
     return count
 
@@ -108,8 +110,3 @@ class Threads:
         fastest = self._counts[int(np.argmin(np.diff(self._marks)))]
         self._wait = min(2 * self._wait, LAST_TRIAL_AFTER) if fastest == self.chosen else FIRST_TRIAL_AFTER
         self.chosen, self._marks, self._step = fastest, [], 1
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
