@@ -118,7 +118,12 @@ RAW = gzip.decompress(GOOD)
         (gzip.compress(RAW[:-1]), "cut short"),
         (gzip.compress(RAW + b"\0"), "longer than its header says"),
     ],
-)
+    # Named, for the bytes hold the second at which each test process was started.
+    ids=[
+        "empty", "ply", "version_4", "20_bytes", "half", "no_end", "flipped", "wrong_sum",
+        "magic", "version_1", "degree_4", "2_billion", "one_short", "one_more",
+    ],
+)  # fmt: skip
 def test_broken_files_are_refused(data: bytes, said: str) -> None:
     with pytest.raises(SourceError, match=said):
         read_spz(data)
