@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,10 @@ from pathlib import Path
 
 import click
 
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.apart import peak
 from geo_assets.demo.paper import paper_world
 from geo_assets.demo.server import TOKEN
 from geo_assets.harvest.images import fetch
@@ -75,7 +78,7 @@ def main(n: int = 3000, jpeg_kb: float = 30.0, size: str = "2048") -> dict[str, 
         "client_cpu_s": cpu_s,
         "files_per_client_cpu_s": len(done) / cpu_s,
         "rerun_files_per_s": n_kept / again_s,
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "memory_mb": peak() / (1 << 20),
         "times_the_earlier_harvester": len(done) / wall_s / EARLIER_PER_S,
         "times_the_target": len(done) / wall_s / TARGET_PER_S,
     }

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +21,8 @@ import duckdb  # noqa: F401  # as the next, so that its import is not measured
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from geo_assets.exif import rationals
+from benchmarks.apart import apart
+from geo_assets.exif import gps_tags
 from geo_assets.geotag.flickr import take_flickr
 from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
@@ -43,10 +42,7 @@ def write_photos(folder: Path, n: int) -> None:
     for number in range(n):
         lon, lat = float(draw.uniform(-180, 180)), float(draw.uniform(-90, 90))
         gps = {
-            piexif.GPSIFD.GPSLatitudeRef: b"N" if lat >= 0 else b"S",
-            piexif.GPSIFD.GPSLatitude: rationals(lat),
-            piexif.GPSIFD.GPSLongitudeRef: b"E" if lon >= 0 else b"W",
-            piexif.GPSIFD.GPSLongitude: rationals(lon),
+            **gps_tags(lon, lat),
             piexif.GPSIFD.GPSDateStamp: b"2014:05:06",
             piexif.GPSIFD.GPSTimeStamp: ((7, 1), (8, 1), (9, 1)),
         }
@@ -97,29 +93,6 @@ def the_earlier_way(folder: Path, target: Path) -> int:
     return count
 
 
-def used_s() -> float:
-    """Processor time of this process and of all that it has waited for [s]."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
-
-
-def _measured(answers: Any, function: Any, arguments: tuple[Any, ...]) -> None:
-    before = used_s()
-    said = function(*arguments)
-    answers.put((used_s() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, said))
-
-
-def measured(function: Any, *arguments: Any) -> tuple[float, float, Any]:
-    """Processor time [s], peak memory [GB] and the result of a call in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    process = context.Process(target=_measured, args=(answers, function, arguments))
-    process.start()
-    answer = answers.get()
-    process.join()
-    return answer
-
-
 def take(lake: Path, folder: Path, processes: int) -> dict[str, Any]:
     """The library's way."""
     return take_flickr(Lake(lake), folder, Geotag(processes=processes))
@@ -133,25 +106,27 @@ def _command(photos: int, lines: int, processes: int) -> None:
     with tempfile.TemporaryDirectory(prefix="geo_assets_benchmark_") as scratch:
         folder, root = Path(scratch) / "photos", Path(scratch)
         write_photos(folder, photos)
-        before, _, n = measured(the_earlier_way, folder, root / "earlier.csv")
-        assert n == photos
-        now, memory, said = measured(take, root / "lake", folder, processes)
-        assert said["n_photos"] == photos and not said["n_rejects"]
-        again, _, said = measured(take, root / "lake", folder, processes)
-        assert said["n_photos"] == photos and not said["n_opened"]
-        for name, seconds in (("earlier way", before), ("read", now), ("nothing new", again)):
-            each_ms = 1000 * seconds / photos
+        before = apart(the_earlier_way, folder, root / "earlier.csv")
+        assert before.result == photos
+        now = apart(take, root / "lake", folder, processes)
+        assert now.result["n_photos"] == photos and not now.result["n_rejects"]
+        again = apart(take, root / "lake", folder, processes)
+        assert again.result["n_photos"] == photos and not again.result["n_opened"]
+        for name, ran in (("earlier way", before), ("read", now), ("nothing new", again)):
+            each_ms = 1000 * ran.cpu_s / photos
             click.echo(
                 f"{name:12} {1000 * each_ms:6.0f} µs CPU a photo, {2000 / each_ms:8,.0f} a second on two cores, "
-                f"{GOAL_MS / each_ms:5.1f} times the goal, {before / seconds:5.1f} times the earlier way"
+                f"{GOAL_MS / each_ms:5.1f} times the goal, {before.cpu_s / ran.cpu_s:5.1f} times the earlier way"
             )
-        click.echo(f"at most {memory:.2f} GB for {photos:,} photos")
+        click.echo(f"at most {now.peak_gb:.2f} GB for {photos:,} photos")
         table = Path(scratch) / "csv"
         table.mkdir()
         write_lines(table / "photos.csv", lines)
-        seconds, memory, said = measured(take, root / "lake_csv", table, processes)
-        assert said["n_photos"] == lines
-        click.echo(f"CSV: {lines / seconds:,.0f} lines a CPU second, at most {memory:.2f} GB for {lines:,} lines")
+        read = apart(take, root / "lake_csv", table, processes)
+        assert read.result["n_photos"] == lines
+        click.echo(
+            f"CSV: {lines / read.cpu_s:,.0f} lines a CPU second, at most {read.peak_gb:.2f} GB for {lines:,} lines"
+        )
 
 
 if __name__ == "__main__":

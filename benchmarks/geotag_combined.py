@@ -8,9 +8,6 @@ once and kept with --keep. Each step runs in a process of its own; time, memory 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import resource
 import sys
 import tempfile
 import threading
@@ -23,6 +20,7 @@ import click
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.apart import apart, use_cores
 from geo_assets.geotag.combine import combine, write_points
 from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
@@ -96,9 +94,9 @@ def _flickr(n: int, n_placing: int) -> str:
         from (select case when range % 100 = 99 then range - 1 else range end + {int(n_placing * 0.7)} as i from range({n}))"""
 
 
-def measured(what: str, root: str, settings: Geotag, sink: Any) -> None:
-    """Run one step here and send its figures and its cost."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+def measured(what: str, root: str, settings: Geotag) -> tuple[dict[str, Any], dict[str, float]]:
+    """Run one step here: its figures, and what it took beside processor time and memory."""
+    use_cores(2)
     lake = Lake(root)
     most, done = [0], threading.Event()
     watch = threading.Thread(target=_watch, args=(Path(root), most, done))
@@ -109,17 +107,8 @@ def measured(what: str, root: str, settings: Geotag, sink: Any) -> None:
     wall = time.perf_counter() - began
     done.set()
     watch.join()
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    sink.send(
-        {
-            "figures": figures,
-            "wall_s": wall,
-            "cpu_s": usage.ru_utime + usage.ru_stime,
-            "peak_gb": usage.ru_maxrss * 1024 / 1e9,
-            "spilled_gb": most[0] / 1e9,
-            "table_gb": lake.size(f"tables/{what}/data.parquet") / 1e9,
-        }
-    )
+    table_gb = lake.size(f"tables/{what}/data.parquet") / 1e9
+    return figures, {"wall_s": wall, "spilled_gb": most[0] / 1e9, "table_gb": table_gb}
 
 
 def _watch(root: Path, most: list[int], done: threading.Event) -> None:
@@ -133,24 +122,6 @@ def _watch(root: Path, most: list[int], done: threading.Event) -> None:
         most[0] = max(most[0], sum(sizes))
 
 
-def in_a_process(target: Any, *args: Any) -> Any:
-    """What a function sends from a process of its own, so that its memory is its own."""
-    context = multiprocessing.get_context("spawn")
-    source, sink = context.Pipe(duplex=False)
-    process = context.Process(target=target, args=(*args, sink))
-    process.start()
-    sink.close()
-    try:
-        return source.recv()
-    finally:
-        process.join()
-
-
-def _made(root: str, rows: int, sink: Any) -> None:
-    make_sources(root, rows)
-    sink.send(None)
-
-
 @click.command()
 @click.option("--rows", default=ROWS, show_default=True)
 @click.option("--keep", type=click.Path(path_type=Path), help="folder that holds the sources, or is to hold them")
@@ -160,11 +131,12 @@ def main(rows: int, keep: Path | None, step: str | None) -> None:
     with tempfile.TemporaryDirectory(prefix="geotag_combined_") as scratch:
         root = str(keep or scratch)
         if not Lake(root).has("flickr_geotag"):
-            in_a_process(_made, root, rows)
+            apart(make_sources, root, rows)
         missed = False
         for what in [step] if step else ["geotag_combined", "geotag_points"]:
-            cost = in_a_process(measured, what, root, Geotag())
-            figures = cost.pop("figures")
+            ran = apart(measured, what, root, Geotag())
+            figures, taken = ran.result
+            cost = taken | {"cpu_s": ran.cpu_s, "peak_gb": ran.peak_gb}
             print(json.dumps(figures))
             print(f"{what}: " + ", ".join(f"{name} {value:.2f}" for name, value in cost.items()))
             good = cost["wall_s"] <= 60 * MOST_MINUTES and cost["peak_gb"] <= MOST_GB

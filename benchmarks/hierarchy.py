@@ -8,7 +8,6 @@ the limits. With --photos the table of that many photos at these places is writt
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ import pandas as pd
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.geotag_combined import in_a_process
+from benchmarks.apart import apart, peak
 from geo_assets.geotag.clustering import cluster, dendrogram
 from geo_assets.geotag.hierarchy import build, write_photo_cells
 from geo_assets.lake import Lake
@@ -52,17 +51,16 @@ def places(n: int) -> pd.DataFrame:
     return frame.assign(point_id=np.arange(len(frame)), n_photos=draw.geometric(0.4, len(frame)))
 
 
-def clustered(n: int, folder: Path, sink: Any) -> None:
+def clustered(n: int, folder: Path) -> None:
     """Write the clustering of so many places into a folder."""
     points = places(n)
     found = cluster(points["lon"], points["lat"], min_cluster_size=5, min_samples=2)
     found.edges.to_parquet(folder / f"edges_{n}.parquet")
     points.assign(cluster=found.labels).to_parquet(folder / f"points_{n}.parquet")
-    sink.send(None)
 
 
-def measured(n: int, folder: Path, method: Any, photos: int, sink: Any) -> None:
-    """Send the figures and the cost of the levels, compiled before."""
+def measured(n: int, folder: Path, method: Any, photos: int) -> tuple[dict[str, float], dict[str, float]]:
+    """The figures and the cost of the levels, compiled before."""
     settings = Geotag(method=method)
 
     def levels(frame: pd.DataFrame, edges: pd.DataFrame) -> Any:
@@ -75,7 +73,7 @@ def measured(n: int, folder: Path, method: Any, photos: int, sink: Any) -> None:
     points, edges = (pd.read_parquet(folder / f"{what}_{n}.parquet") for what in ("points", "edges"))
     began = time.process_time()
     made = levels(points, edges)
-    cost = {"cpu_s": time.process_time() - began, "peak_gb": _peak_gb()}
+    cost = {"cpu_s": time.process_time() - began, "peak_gb": peak() / 1e9}
     began = time.process_time()
     structure = made.structure()
     cost["structure_cpu_s"] = time.process_time() - began
@@ -88,14 +86,10 @@ def measured(n: int, folder: Path, method: Any, photos: int, sink: Any) -> None:
         cost |= {
             "photo_cells_cpu_s": time.process_time() - began,
             "photo_cells_wall_s": time.perf_counter() - wall,
-            "photo_cells_peak_gb": _peak_gb(),
+            "photo_cells_peak_gb": peak() / 1e9,
             "photo_cells_gb": lake.size("tables/photo_cells/data.parquet") / 1e9,
         }
-    sink.send({"figures": made.figures, "cost": cost})
-
-
-def _peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return made.figures, cost
 
 
 def _write_photos(lake: Lake, points: pd.DataFrame, n: int) -> None:
@@ -124,11 +118,11 @@ def main(points: int, photos: int, method: str, keep: Path | None) -> None:
         folder = keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / f"points_{points}.parquet").exists():
-            in_a_process(clustered, points, folder)
-        found = in_a_process(measured, points, folder, method, photos)
-    print(json.dumps(found["figures"]))
-    print(", ".join(f"{name} {value:.2f}" for name, value in found["cost"].items()))
-    good = found["cost"]["cpu_s"] <= MOST_CPU_S and found["cost"]["peak_gb"] <= MOST_GB
+            apart(clustered, points, folder)
+        figures, cost = apart(measured, points, folder, method, photos).result
+    print(json.dumps(figures))
+    print(", ".join(f"{name} {value:.2f}" for name, value in cost.items()))
+    good = cost["cpu_s"] <= MOST_CPU_S and cost["peak_gb"] <= MOST_GB
     print(f"{'holds' if good else 'MISSED'}: {MOST_CPU_S:g} CPU seconds, {MOST_GB:g} GB")
     sys.exit(not good)
 

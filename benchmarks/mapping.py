@@ -30,6 +30,7 @@ import pandas as pd
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.apart import cpu_seconds
 from geo_assets.demo.grown import GrownWorld, fill_lake, grown_world
 from geo_assets.demo.place import demo_frame
 from geo_assets.demo.street import BLOCK_M
@@ -82,12 +83,6 @@ class Measured:
     def total(self) -> float:
         """Processor time an image of all stages [s]."""
         return sum(self.per_image.values())
-
-
-def cpu_seconds() -> float:
-    """Processor time of this process and of its children that ended [s]."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def measure(world: GrownWorld, lake: Lake, options: Reconstruct, say: Callable[[str], None]) -> Measured:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import resource
 import shutil
 import sqlite3
@@ -28,6 +27,7 @@ from scipy.spatial import KDTree
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.apart import apart
 from geo_assets.geodesy import LocalFrame
 from geo_assets.harvest.photos import scan
 from geo_assets.reconstruct.candidates import PairRules, choose_pairs, pair_lines
@@ -209,16 +209,11 @@ def _children_s() -> float:
 
 def planned(n: int) -> dict[str, float]:
     """Seconds and peak memory of planning ``n`` images, in a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--plan", str(n)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        said = json.loads(process.stdout.read())
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    memory_mb = used.ru_maxrss / 1024
-    return said | {
+    ran = apart(_plan, n)
+    memory_mb = ran.peak_bytes / (1 << 20)
+    return ran.result | {
         "memory_mb": memory_mb,
-        "of_60_s": said["seconds"] / MOST_SECONDS,
+        "of_60_s": ran.result["seconds"] / MOST_SECONDS,
         "of_2_gb": memory_mb / MOST_MEMORY_MB,
     }
 
@@ -246,11 +241,7 @@ def _print(title: str, figures: dict[str, Any]) -> None:
 @click.command(help=__doc__)
 @click.option("--photos", type=click.Path(exists=True, file_okay=False, path_type=Path), help="geotagged photos")
 @click.option("--images", multiple=True, default=(10_000, 100_000, 1_000_000), show_default=True, help="sizes to plan")
-@click.option("--plan", default=0, hidden=True)
-def _command(photos: Path | None, images: tuple[int, ...], plan: int) -> None:
-    if plan:
-        click.echo(json.dumps(_plan(plan)))
-        return
+def _command(photos: Path | None, images: tuple[int, ...]) -> None:
     _print("Simulated district", simulated())
     if photos is not None:
         _print(f"Photos of {photos.name}", photographed(photos))

@@ -6,7 +6,6 @@ Features, matching and mapping of geotagged photos of one camera, with one threa
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.apart import cpu_seconds
 from geo_assets.lake import BoxPartition
 from geo_assets.reconstruct import features, matching, models
 from geo_assets.settings import Reconstruct
@@ -26,12 +26,6 @@ LIMIT_S = 60.0
 WHERE = BoxPartition(city="lund", box="r00c00")
 
 
-def used_s() -> float:
-    """Processor time of this process and of all that it has waited for [s]."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
-
-
 @click.command(help=__doc__)
 @click.option("--photos", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 def _command(photos: Path) -> None:
@@ -39,15 +33,15 @@ def _command(photos: Path) -> None:
     options = Reconstruct(threads=1)
     with tempfile.TemporaryDirectory(prefix="geo_assets_benchmark_") as scratch:
         lake, grid = lund_lake(Path(scratch), photos)
-        start = used_s()
+        start = cpu_seconds()
         made = features.gps_database(lake, "lund", "r00c00", grid, options)
         lake.write("gps_db", made.frame, note=made.note, **WHERE)
-        extracted = used_s()
+        extracted = cpu_seconds()
         matched = matching.match_box(lake, "lund", "r00c00", options)
         lake.write("match_pairs", matched.frame, note=None, **WHERE)
-        compared = used_s()
+        compared = cpu_seconds()
         best = models.map_box(lake, "lund", "r00c00", options).models.iloc[0]
-        end = used_s()
+        end = cpu_seconds()
     click.echo(f"{best.n_home_registered} of {len(made.frame)} photos registered, {len(matched.frame)} pairs")
     for name, seconds in (
         ("features", extracted - start),

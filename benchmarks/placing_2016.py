@@ -13,10 +13,8 @@ The earlier way decoded and encoded each JPEG anew to write a position into it.
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,11 +26,14 @@ import msgpack
 import numpy as np
 from PIL import Image
 
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.apart import apart, peak
 from geo_assets.geotag.mp16 import COORDINATES
 from geo_assets.geotag.placing2016 import take_shard
 from geo_assets.geotag.shard import records
 from geo_assets.lake import Lake
-from geo_assets.machine import peak_bytes
 from geo_assets.settings import Geotag
 
 TARGET_PER_S = 100_000.0
@@ -77,13 +78,7 @@ def cpu_s(work: Callable[[], object], rounds: int) -> float:
     return min(times)
 
 
-def measured(folder: Path, shard: str, rounds: int, *, extract: bool = False) -> dict[str, float]:
-    """Processor time and memory of taking one shard, in a process of its own."""
-    command = [sys.executable, __file__, "--child", str(folder), shard, str(rounds), str(int(extract))]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def child(folder: Path, shard: str, rounds: int, extract: bool) -> dict[str, float]:
+def taking(folder: Path, shard: str, rounds: int, extract: bool = False) -> dict[str, float]:
     """Take a shard into a fresh lake in each round; the first shard of a process pays for what it imports, so a small one is."""
     with tempfile.TemporaryDirectory() as scratch:
         lakes = iter(range(1_000_000))
@@ -96,10 +91,10 @@ def child(folder: Path, shard: str, rounds: int, extract: bool) -> dict[str, flo
 
         took: list[dict[str, float]] = []
         take("small.msg")
-        before = (peak_bytes() or (0, 0))[0]
+        before = peak()
         seconds = cpu_s(lambda: take(shard), rounds)
         assert took[-1]["n_rejects"] == 0
-        return {"s": seconds, "mb": ((peak_bytes() or (0, 0))[0] - before) / 1e6}
+        return {"s": seconds, "mb": (peak() - before) / 1e6}
 
 
 def earlier_s(path: Path, folder: Path) -> float:
@@ -137,7 +132,7 @@ def main(n: int = 6000, times: int = 4, lines: int = 300_000, rounds: int = 5) -
                 while source.read(1 << 20):
                     pass
         size = (folder / "many.msg").stat().st_size
-        one, many = measured(folder, "one.msg", rounds), measured(folder, "many.msg", rounds)
+        one, many = (apart(taking, folder, name, rounds).result for name in ("one.msg", "many.msg"))
         decoding = cpu_s(lambda: sum(1 for _ in records(folder / "one.msg")), rounds) / n
         with (folder / "one.msg").open("rb") as stream:
 
@@ -146,7 +141,7 @@ def main(n: int = 6000, times: int = 4, lines: int = 300_000, rounds: int = 5) -
                 sum(1 for _ in msgpack.Unpacker(stream, raw=False, max_buffer_size=0))
 
             by_msgpack = cpu_s(unpack, rounds) / n
-        extracted = measured(folder, "one.msg", 2, extract=True)
+        extracted = apart(taking, folder, "one.msg", 2, extract=True).result
         earlier = earlier_s(folder / "one.msg", Path(scratch))
 
         for name in ("small.msg", "one.msg"):
@@ -156,7 +151,7 @@ def main(n: int = 6000, times: int = 4, lines: int = 300_000, rounds: int = 5) -
             others = (f"zz/{k}.jpg" for k in range(lines - n))
             for k, path in enumerate([*ids, *others]):
                 sink.write(f"{path},{k % 99991}@N00,{k % 179 - 89.5},{k % 359 - 179.5},2,12,353\n")
-        with_csv = measured(joined, "one.msg", rounds)
+        with_csv = apart(taking, joined, "one.msg", rounds).result
 
     each = (many["s"] - one["s"]) / ((times - 1) * n)
     real = one["s"] + (REAL - n) * each
@@ -190,7 +185,4 @@ def _command(n: int, times: int, lines: int, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        print(json.dumps(child(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5] == "1")))
-    else:
-        _command()
+    _command()

@@ -7,7 +7,6 @@ features, pairs and models, of this process and its children; cameras that were 
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import pandas as pd
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.apart import cpu_seconds
 from geo_assets.demo.grown import fill_lake
 from geo_assets.demo.place import demo_city, demo_frame
 from geo_assets.demo.world import World, demo_world
@@ -50,12 +50,6 @@ class Made:
     def total_s(self) -> float:
         """All stages together [CPU s]."""
         return sum(self.cpu_s.values())
-
-
-def cpu_seconds() -> float:
-    """Processor time of this process and of its children that have ended [s]."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def make(lake: Lake, grid: Grid, options: Reconstruct) -> Made:
