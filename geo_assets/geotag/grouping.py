@@ -13,6 +13,9 @@ from geo_assets.geotag.clustering import Dendrogram, Floats, Ints, numbered
 MEANINGLESS = 1e-9
 """Below this length, of at most 1, a mean vector has no direction."""
 
+CUT_SHARE = 0.8
+"""Of the groups of a level so many at most are cut from the tree; the others are made where they are needed most."""
+
 SEED = 42
 SWEEPS = 100
 SETTLED = 1e-4
@@ -24,8 +27,10 @@ def by_tree(
 ) -> list[Ints]:
     """Group clusters by the tree that they come from.
 
-    A level of ``int(K ** exponent)`` groups begins as the tree cut at a larger cluster size, within the groups of the
-    level above; then the widest groups are split until the number is reached.
+    A level of ``int(K ** exponent)`` groups begins as the tree cut at a larger cluster size. The widest groups are split
+    until the number is reached, and each cluster moves to the group whose mean is nearest, once. So each level is as
+    good as it can be alone; then the groups of the level below follow whole, each to the group that holds most of its
+    photos, for levels made from the top down are cut to pieces by the borders of those above.
 
     Args:
         tree: dendrogram of N points.
@@ -38,17 +43,16 @@ def by_tree(
     Returns:
         Group [K] of each cluster, for each exponent from the largest to the smallest.
     """
-    levels = [np.zeros(len(weight), np.int64)]
-    cuts = list(_cuts(tree, clusters, len(weight), min_cluster_size)) if exponents else []
-    for exponent in sorted(exponents):
-        above = levels[-1]
-        wanted = max(int(len(weight) ** exponent), int(above.max()) + 1)
-        # A cut leaves room for a fifth of the groups, which are made where they are needed most.
-        few = (cut for cut in cuts if len(np.unique(cut)) <= 0.8 * wanted)
-        joined = (_both(above, join_noise(mean, cut)) for cut in few)
-        start = next((groups for groups in joined if groups.max() < 0.8 * wanted), above)
-        levels.append(numbered(split_widest(mean, weight, start, wanted)))
-    return levels[:0:-1]
+    wanted = [max(int(len(weight) ** exponent), 1) for exponent in sorted(exponents, reverse=True)]
+    cuts = _cuts(tree, clusters, len(weight), min_cluster_size, [CUT_SHARE * number for number in wanted])
+    levels, below = [], np.arange(len(weight))
+    for number, cut in zip(wanted, cuts, strict=True):
+        groups = split_widest(mean, weight, numbered(join_noise(mean, cut)), number)
+        groups = split_widest(mean, weight, _settled(mean, weight, groups), number)
+        held = numbered(majority(below, groups, weight, int(below.max()) + 1))
+        below = numbered(split_widest(*centres(mean, weight, below), held, number)[below])
+        levels.append(below)
+    return levels
 
 
 def by_kmeans(mean: Floats, weight: Floats, *, exponents: Sequence[float]) -> list[Ints]:
@@ -58,11 +62,15 @@ def by_kmeans(mean: Floats, weight: Floats, *, exponents: Sequence[float]) -> li
     """
     levels, group = [], np.arange(len(weight))
     for exponent in sorted(exponents, reverse=True):
-        sums, total = totals(mean, weight, group, int(group.max()) + 1)
-        places = directions(sums, total, mean[np.unique(group, return_index=True)[1]])
-        group = numbered(kmeans(places, total, max(int(len(weight) ** exponent), 1))[group])
+        group = numbered(kmeans(*centres(mean, weight, group), max(int(len(weight) ** exponent), 1))[group])
         levels.append(group)
     return levels
+
+
+def centres(xyz: Floats, photos: Floats, cell: Ints) -> tuple[Floats, Floats]:
+    """Mean directions [K, 3] and photos [K] of cells 0..K-1, none of them empty; the first place where none is."""
+    sums, weight = totals(xyz, photos, cell, int(cell.max()) + 1)
+    return directions(sums, weight, xyz[np.unique(cell, return_index=True)[1]]), weight
 
 
 @numba.njit(cache=True)
@@ -82,22 +90,38 @@ def directions(sums: Floats, weight: Floats, otherwise: Floats) -> Floats:
     return np.where(length > MEANINGLESS * weight[:, None], sums / np.maximum(length, 1e-300), otherwise)
 
 
+def effective(counts: Floats) -> float:
+    """As many equal cells would be as hard to guess: the exponential of the entropy of photos over cells."""
+    share = counts[counts > 0] / max(counts.sum(), 1)
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
 # -- the tree -----------------------------------------------------------------------------------------------
 
 
-def _cuts(tree: Dendrogram, clusters: Ints, n_cells: int, size: int) -> Iterator[Ints]:
-    """Groups [K] of clusters (-1 is none) by trees condensed at twice, four times, ... the size, until none is left."""
+def _cuts(tree: Dendrogram, clusters: Ints, n_cells: int, size: int, most: Sequence[float]) -> Iterator[Ints]:
+    """For each number in ``most``, from the largest, the groups [K] of clusters (-1 is none) of the first cut with no more.
+
+    Sizes grow in steps of two while there are many too many groups, and of 1.25 from there.
+    """
     member = np.flatnonzero(clusters >= 0)
-    leaf, cell = member, clusters[member]
-    count = np.ones(len(member))
-    while len(member):
-        size *= 2
-        tree, moved = pruned(tree, size)
-        cell, leaf, count = _counted(cell, moved[leaf], count)
-        labels, _ = tree.condensed(size).labels()
-        if not (labels >= 0).any():
-            return
-        yield _majority(cell, labels[leaf], count, n_cells)
+    leaf, cell, count = member, clusters[member], np.ones(len(member))
+    groups, n = np.arange(n_cells), n_cells
+    for enough in most:
+        while n > enough:
+            size = 2 * size if n > 3 * enough else max(size + 1, int(1.25 * size))
+            tree, moved = pruned(tree, size)
+            cell, leaf, count = _counted(cell, moved[leaf], count)
+            groups = majority(cell, tree.condensed(size).labels()[0][leaf], count, n_cells)
+            n = len(np.unique(groups[groups >= 0]))
+        yield groups
+
+
+def _settled(mean: Floats, weight: Floats, groups: Ints) -> Ints:
+    """Groups [K] after each member has moved to that whose mean is nearest, numbered anew."""
+    from scipy.spatial import KDTree
+
+    return numbered(np.asarray(KDTree(centres(mean, weight, groups)[0]).query(mean)[1], np.int64))
 
 
 def _counted(cell: Ints, other: Ints, count: Floats) -> tuple[Ints, Ints, Floats]:
@@ -107,8 +131,15 @@ def _counted(cell: Ints, other: Ints, count: Floats) -> tuple[Ints, Ints, Floats
     return key // span, key % span, np.bincount(pair, count).astype(np.float64)
 
 
-def _majority(cell: Ints, labels: Ints, count: Floats, n_cells: int) -> Ints:
-    """The label [K] that most points of a cell have, -1 where none has one."""
+def majority(cell: Ints, labels: Ints, count: Floats, n_cells: int) -> Ints:
+    """The label [K] that most of the counts of a cell have, -1 where none has one.
+
+    Args:
+        cell: cell [N] of each row, 0..K-1.
+        labels: label [N] of each row, or -1.
+        count: how much each row [N] counts.
+        n_cells: K.
+    """
     kept = labels >= 0
     # A larger cluster size keeps nearly all small clusters whole; where it does not, the majority decides.
     cell, label, count = _counted(cell[kept], labels[kept], count[kept])
@@ -131,11 +162,6 @@ def join_noise(xyz: Floats, labels: Ints) -> Ints:
         _, nearest = KDTree(xyz[clustered], balanced_tree=False).query(xyz[~clustered])
         joined[~clustered] = labels[clustered][nearest]
     return joined
-
-
-def _both(one: Ints, other: Ints) -> Ints:
-    """Groups [K] that agree in both groupings."""
-    return np.unique(one * (int(other.max()) + 1) + other, return_inverse=True)[1].astype(np.int64)
 
 
 def pruned(tree: Dendrogram, size: int) -> tuple[Dendrogram, Ints]:
@@ -172,9 +198,9 @@ def _prune(parent, height, size, n_points, least):
             remainder_of[h] = n
             n += 1
         remainder[i] = remainder_of[h]
-    new_parent = np.full(n + n_kept, -1, np.int64)
+    new_parent = np.full(n + n_kept, -1, np.int32)
     new_height = np.zeros(n + n_kept)
-    new_size = np.zeros(n + n_kept, np.int64)
+    new_size = np.zeros(n + n_kept, np.int32)
     for i in range(n_points):
         new_size[remainder[i]] += size[i]
     number = np.empty(n_nodes, np.int64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numba
 import numpy as np
@@ -16,7 +16,7 @@ from geo_assets.geodesy import MEAN_RADIUS_M
 from geo_assets.geotag import s2
 from geo_assets.geotag.clustering import Dendrogram, Floats, Ints, unit_sphere
 from geo_assets.geotag.combine import macros
-from geo_assets.geotag.grouping import by_kmeans, by_tree, directions, join_noise, totals
+from geo_assets.geotag.grouping import by_kmeans, by_tree, centres, directions, effective, join_noise
 from geo_assets.geotag.photos import querying
 from geo_assets.lake import Facts, Lake
 from geo_assets.settings import Geotag
@@ -54,11 +54,9 @@ class Hierarchy:
         """Cells, median radius and evenness of each level."""
         figures: dict[str, float] = {}
         for level, cells in self.centroids.groupby("level"):
-            share = cells["n_photos"] / cells["n_photos"].sum()
             figures[f"level_{level}_cells"] = len(cells)
             figures[f"level_{level}_median_mean_km"] = round(float(np.median(cells["mean_km"])), 3)
-            # As many equal cells would be as hard to guess.
-            figures[f"level_{level}_effective_cells"] = round(float(np.exp(-(share * np.log(share)).sum())), 1)
+            figures[f"level_{level}_effective_cells"] = round(effective(cells["n_photos"].to_numpy(np.float64)), 1)
         return figures
 
     def structure(self) -> pd.DataFrame:
@@ -96,10 +94,10 @@ def build(
     """Build the levels.
 
     Level 0 is the clusters, noise joined to the nearest. A higher level has ``int(n ** exponent)`` cells for n clusters.
-    By the tree: the same tree cut at a larger cluster size, within the cells of the level above, and then the widest
-    cells (photos times radius) split in two by spherical 2-means until the number is reached. By K-means: the clusters'
-    means, weighted by photos, grouped on the sphere, and these groups again for each level above. Whole cells of level
-    0 move, so each cell has exactly one parent.
+    By the tree: the same tree cut at a larger cluster size, and then the widest cells (photos times radius) split in two
+    by spherical 2-means until the number is reached; each cluster moves to the nearest of their means, once, and the
+    cells of the level below follow whole. By K-means: the clusters' means, weighted by photos, grouped on the sphere, and
+    these groups again for each level above. Whole cells move, so each has exactly one parent.
 
     Args:
         points: ``lon, lat`` [deg], ``n_photos`` and ``cluster`` (-1 for noise), in the order of the tree's points.
@@ -118,21 +116,21 @@ def build(
     photos = points["n_photos"].to_numpy(np.float64)
     clusters = points["cluster"].to_numpy(np.int64)
     finest = join_noise(xyz, clusters)
-    sums, weight = totals(xyz, photos, finest, int(finest.max()) + 1)
-    mean = directions(sums, weight, xyz[np.unique(finest, return_index=True)[1]])
+    mean, weight = centres(xyz, photos, finest)
     if method == "kmeans":
         levels = by_kmeans(mean, weight, exponents=exponents)
     else:
         levels = by_tree(tree, clusters, mean, weight, min_cluster_size=min_cluster_size, exponents=exponents)
     above = np.stack([*levels, np.zeros(len(weight), np.int64)])
-    return Hierarchy(_describe(points, xyz, photos, clusters < 0, finest, above), finest.astype(np.int32), above)
+    del xyz  # 24 bytes a place, which are needed once more in another order
+    return Hierarchy(_describe(points, photos, clusters < 0, finest, above), finest.astype(np.int32), above)
 
 
 # -- what a cell is -----------------------------------------------------------------------------------------
 
 
 def _describe(
-    points: pd.DataFrame, xyz: Floats, photos: Floats, noise: npt.NDArray[np.bool_], finest: Ints, above: Ints
+    points: pd.DataFrame, photos: Floats, noise: npt.NDArray[np.bool_], finest: Ints, above: Ints
 ) -> pd.DataFrame:
     """Rows of ``hierarchy_centroids``."""
     # Cells in the order of the levels, from the root down, and points in that of their cells: so every cell of every
@@ -140,9 +138,9 @@ def _describe(
     ranked = np.lexsort([np.arange(above.shape[1]), *above])
     rank = np.empty_like(ranked)
     rank[ranked] = np.arange(len(ranked))
-    order, starts = _by_cell(rank[finest], len(rank))
-    xyz, photos, noise = xyz[order], photos[order], noise[order]
-    lon, lat = points["lon"].to_numpy(np.float64), points["lat"].to_numpy(np.float64)
+    order, starts = by_cell(rank[finest], len(rank))
+    runs = Runs.of(points, photos, order)
+    noise = noise[order]
     frames = []
     groups = [np.arange(len(rank)), *above]
     for level, group in enumerate(groups):
@@ -150,43 +148,82 @@ def _describe(
         first = np.flatnonzero(np.diff(group[ranked], prepend=-1))
         number = group[ranked][first]
         bounds = np.append(starts[first], len(order))
-        sums = np.add.reduceat(xyz * photos[:, None], bounds[:-1])
-        weight = np.add.reduceat(photos, bounds[:-1])
-        mean = directions(sums, weight, xyz[bounds[:-1]])
-        radii, medoid = _radii(xyz, photos, mean, bounds, np.array(_QUANTILES) / 100)
-        medoid = order[medoid]
         is_root = level == len(groups) - 1
         parent: list[None] | Ints = [None] * len(number) if is_root else groups[level + 1][ranked][first]
         children = np.zeros(len(number), np.int64)
         if level:
             pairs = np.unique(groups[level - 1] * (int(group.max()) + 1) + group)
             children = np.bincount(pairs % (int(group.max()) + 1), minlength=len(number))[number]
+        statistics = runs.statistics(bounds)
         rows = pd.DataFrame(
             {
                 "level": level,
                 "cell_id": number,
                 "parent_id": pd.array(parent, dtype="Int64"),
-                "lon": np.degrees(np.arctan2(mean[:, 1], mean[:, 0])),
-                "lat": np.degrees(np.arctan2(mean[:, 2], np.hypot(mean[:, 0], mean[:, 1]))),
-                "medoid_lon": lon[medoid],
-                "medoid_lat": lat[medoid],
-                "n_photos": weight.astype(np.int64),
-                "n_points": np.diff(bounds),
                 "n_noise_filled": np.add.reduceat(noise, bounds[:-1], dtype=np.int64),
                 "n_children": children,
-                **{name: radii[:, i] for i, name in enumerate(("mean_km", "std_km"))},
-                **{f"p{q}_km": radii[:, 2 + i] for i, q in enumerate(_QUANTILES)},
-                "max_km": radii[:, -1],
-                "resultant": np.linalg.norm(sums, axis=1) / weight,
-                "s2_token": s2.tokens(s2.cell_ids(lon[medoid], lat[medoid])),
-            }
+                "s2_token": s2.tokens(s2.cell_ids(statistics["medoid_lon"], statistics["medoid_lat"])),
+                **statistics,
+            },
+            columns=TABLES["hierarchy_centroids"].column_names,
         )
         frames.append(rows.sort_values("cell_id"))
     return pd.concat(frames, ignore_index=True)
 
 
+@dataclass(frozen=True)
+class Runs:
+    """Points [N] in an order in which those of a cell follow one another: unit vectors, photos, and their rows."""
+
+    points: pd.DataFrame
+    order: Ints
+    xyz: Floats
+    photos: Floats
+
+    @classmethod
+    def of(cls, points: pd.DataFrame, photos: Floats, order: Ints) -> Runs:
+        """Of points ``lon, lat`` [deg] with photos [N], both in the order of the rows."""
+        lon, lat = (points[name].to_numpy(np.float64)[order] for name in ("lon", "lat"))
+        return cls(points, order, unit_sphere(lon, lat), photos[order])
+
+    def statistics(self, bounds: Ints) -> dict[str, npt.NDArray[Any]]:
+        """What describes each cell: its mean, its medoid [deg], its photos and places, and the radii [km].
+
+        Args:
+            bounds: [K + 1] where the run of each of K cells begins, and the number of points.
+        """
+        sums, weight = _sums(self.xyz, self.photos, bounds)
+        mean = directions(sums, weight, self.xyz[bounds[:-1]])
+        radii, medoid = _radii(self.xyz, self.photos, mean, bounds, np.array(_QUANTILES) / 100)
+        middle = self.order[medoid]
+        return {
+            "lon": np.degrees(np.arctan2(mean[:, 1], mean[:, 0])),
+            "lat": np.degrees(np.arctan2(mean[:, 2], np.hypot(mean[:, 0], mean[:, 1]))),
+            **{f"medoid_{name}": self.points[name].to_numpy(np.float64)[middle] for name in ("lon", "lat")},
+            "n_photos": weight.astype(np.int64),
+            "n_points": np.diff(bounds),
+            **{name: radii[:, i] for i, name in enumerate(("mean_km", "std_km"))},
+            **{f"p{q}_km": radii[:, 2 + i] for i, q in enumerate(_QUANTILES)},
+            "max_km": radii[:, -1],
+            "resultant": np.linalg.norm(sums, axis=1) / weight,
+        }
+
+
 @numba.njit(cache=True)
-def _by_cell(cell, n_cells):
+def _sums(xyz, photos, bounds):
+    """Sums of the vectors [K, 3] of runs of points, weighted by photos, and of the photos [K]."""
+    n_cells = len(bounds) - 1
+    sums, weight = np.zeros((n_cells, 3)), np.zeros(n_cells)
+    for c in range(n_cells):
+        for i in range(bounds[c], bounds[c + 1]):
+            weight[c] += photos[i]
+            for axis in range(3):
+                sums[c, axis] += photos[i] * xyz[i, axis]
+    return sums, weight
+
+
+@numba.njit(cache=True)
+def by_cell(cell, n_cells):
     """The points [N] cell by cell, each in their order, and where each cell [K] begins."""
     starts = np.zeros(n_cells + 1, np.int64)
     for c in cell:

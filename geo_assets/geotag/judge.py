@@ -18,10 +18,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from geo_assets.geotag.clustering import Floats, Ints, arc_m, cluster, dendrogram, unit_sphere
-from geo_assets.geotag.grouping import directions, kmeans
+from geo_assets.geotag.grouping import centres, effective, kmeans, totals
 from geo_assets.geotag.hierarchy import build
 from geo_assets.geotag.model import input_hash
-from geo_assets.geotag.quarters import RULES, Counted, Quarters, s2_codes
+from geo_assets.geotag.quarters import Counted, Quarters, Split, rules, s2_codes, splits
 from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
 from geo_assets.tables import TABLES
@@ -80,6 +80,8 @@ class Level:
     level: int
     train: Ints
     test: Ints
+    overfull: int = 0
+    """Cells that hold more photos than they should and could not be cut further."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,13 @@ def write_errors(lake: Lake, settings: Geotag, log: Callable[[str], None] = lamb
     with lake.connect("geotag_points") as con:
         batches = con.sql("select lon, lat, n_photos from geotag_points").to_arrow_reader(1_000_000)
         points = sample((batch.to_pandas() for batch in batches), n)
+        ((n_photos,),) = con.execute("select coalesce(sum(n_photos), 0)::bigint from geotag_points").fetchall()
     judged = judge(
         points,
         exponents=settings.level_exponents,
         method=settings.method,
+        splits=splits(settings),
+        n_photos=n_photos,
         log=log,
         min_cluster_size=settings.min_cluster_size,
         min_samples=settings.min_samples,
@@ -131,6 +136,8 @@ def judge(
     *,
     exponents: Sequence[float],
     method: Literal["tree", "kmeans"] = "tree",
+    splits: Mapping[str, Split] | None = None,
+    n_photos: int | None = None,
     published: Mapping[str, Quarters] | None = None,
     seed: int = SEED,
     log: Callable[[str], None] = lambda line: None,
@@ -140,12 +147,15 @@ def judge(
 
     Judged are ``hierarchy`` (our levels), ``clusters`` (the finest of them with the noise left out), ``kmeans`` (the
     clusters grouped by weighted spherical k-means), ``s2`` and ``quadtree`` (cells cut in four where they are full),
-    and published ones.
+    tables of such cells with their own numbers of photos, made smaller by the share of the photos that is at hand, and
+    published ones.
 
     Args:
         points: distinct places ``lon, lat`` [deg] and ``n_photos``, in the order of ``geotag_points``.
         exponents: as in :func:`geo_assets.geotag.hierarchy.build`.
         method: as there.
+        splits: such tables, from :func:`geo_assets.geotag.quarters.splits`.
+        n_photos: photos of all places, where ``points`` are a sample.
         published: cells of others by the name of their partition, from :func:`geo_assets.geotag.published.read_cells`.
         seed: another one holds out other places.
         log: takes a line about each level.
@@ -155,20 +165,28 @@ def judge(
         The judgement; without rows where there are fewer than :data:`FEWEST_PLACES` places.
     """
     places = Places.of(points)
-    held_out = _draw(places, seed) < HELD_OUT
-    train, test = places[~held_out], places[held_out]
-    rows = []
+    train, test = split(places, seed)
+    rows, figures = [], {"n_judged": len(places), "n_held_out": len(test), "seed": seed}
+    splits = splits or {rule.name: (rule, ()) for rule in rules()}
+    share = float(train.photos.sum() / max(n_photos or places.photos.sum(), 1))
     if len(places) >= FEWEST_PLACES and len(test):
-        for level in _levels(train, test, exponents, method, published or {}, clustering):
+        for level in _levels(train, test, exponents, method, splits, share, published or {}, clustering):
             row = score(level, train, test)
             log(
                 f"{level.partition} {level.level}: {row['n_cells']:,} cells, median error {row['median_km']:.3g} km, "
                 f"{row['within_25_km']:.1%} within 25 km"
             )
             rows.append(row)
+            if level.overfull:
+                figures[f"{level.partition}_level_{level.level}_overfull_cells"] = level.overfull
     errors = TABLES["partition_errors"].frame(rows)
-    judged = {"n_judged": len(places), "n_held_out": len(test), "seed": seed}
-    return Judgement(errors, judged | main_figures(errors))
+    return Judgement(errors, figures | main_figures(errors))
+
+
+def split(places: Places, seed: int = SEED) -> tuple[Places, Places]:
+    """The places that make cells, and those that are held out."""
+    held_out = _draw(places, seed) < HELD_OUT
+    return places[~held_out], places[held_out]
 
 
 def main_figures(errors: pd.DataFrame) -> dict[str, float]:
@@ -204,7 +222,7 @@ def score(level: Level, train: Places, test: Places) -> dict[str, Any]:
     """A row of table ``partition_errors``: the photos held out against the mean of their cell's photos."""
     used, cells = np.unique(np.r_[-1, level.train], return_inverse=True)
     cells = cells[1:]  # 0 is no cell
-    sums, counts = _sums(train, cells, len(used))
+    sums, counts = totals(train.xyz, train.photos, cells, len(used))
     counts, length = counts[1:], np.linalg.norm(sums, axis=1)
     at = np.searchsorted(used, level.test)
     at = np.where((at < len(used)) & (used[np.minimum(at, len(used) - 1)] == level.test), at, 0)
@@ -235,12 +253,6 @@ def weighted_median(values: Floats, weights: Floats) -> float:
     return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
 
 
-def effective(counts: Floats) -> float:
-    """As many equal cells would be as hard to guess: the exponential of the entropy of photos over cells."""
-    share = counts[counts > 0] / max(counts.sum(), 1)
-    return float(np.exp(-(share * np.log(share)).sum()))
-
-
 def gini(counts: Floats) -> float:
     """Gini coefficient of photos over cells: 0 where all have as many, near 1 where few have all."""
     sizes = np.sort(counts)
@@ -248,17 +260,13 @@ def gini(counts: Floats) -> float:
     return float((2 * np.arange(1, n + 1) - n - 1) @ sizes / (n * total)) if total > 0 else 0.0
 
 
-def _sums(places: Places, cell: Ints, count: int) -> tuple[Floats, Floats]:
-    """Sums [K, 3] of the unit vectors of photos, and photos [K], of each cell."""
-    sums = [np.bincount(cell, places.photos * axis, count) for axis in places.xyz.T]
-    return np.stack(sums, axis=-1).astype(np.float64), np.bincount(cell, places.photos, count).astype(np.float64)
-
-
 def _levels(
     train: Places,
     test: Places,
     exponents: Sequence[float],
     method: Literal["tree", "kmeans"],
+    splits: Mapping[str, Split],
+    share: float,
     published: Mapping[str, Quarters],
     clustering: Mapping[str, Any],
 ) -> Iterable[Level]:
@@ -275,20 +283,23 @@ def _levels(
     yield Level("clusters", 0, found.labels, found.labels[nearest])
     for level, cells in enumerate(ours):
         yield Level("hierarchy", level, cells, cells[nearest])
-    finest = ours[0]
-    sums, weight = _sums(train, finest, int(finest.max()) + 1)
-    mean = directions(sums, weight, train.xyz[np.unique(finest, return_index=True)[1]])
+    mean, weight = centres(train.xyz, train.photos, ours[0])
     for level, cells in enumerate(ours[1:], 1):
-        grouped = kmeans(mean, weight, int(cells.max()) + 1)[finest]
+        grouped = kmeans(mean, weight, int(cells.max()) + 1)[ours[0]]
         yield Level("kmeans", level, grouped, grouped[nearest])
-    for name, rule in RULES.items():
+    for table, (rule, wanted) in splits.items():
         codes = rule.codes(train.lon, train.lat)
         counted, there = Counted(codes, train.photos, rule.depth), rule.codes(test.lon, test.lat)
         for level, cells in enumerate(ours):
             quarters = counted.cut_into(int(cells.max()) + 1, rule.kept)
-            yield Level(name, level, quarters.of(codes), quarters.of(there))
+            yield Level(rule.name, level, quarters.of(codes), quarters.of(there), quarters.overfull)
+        for level, numbers in enumerate(wanted):
+            fewest, most = (max(round(number * share), 1) for number in numbers)
+            quarters = counted.cut(most, fewest)
+            yield Level(table, level, quarters.of(codes), quarters.of(there), quarters.overfull)
     for name, quarters in published.items():
-        yield Level(name, 0, *(quarters.of(s2_codes(places.lon, places.lat)) for places in (train, test)))
+        made, held_out = (quarters.of(s2_codes(places.lon, places.lat)) for places in (train, test))
+        yield Level(name, 0, made, held_out)
 
 
 def _draw(places: Places, seed: int) -> Floats:

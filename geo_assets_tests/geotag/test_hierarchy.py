@@ -6,7 +6,17 @@ import pytest
 
 from geo_assets.geodesy import haversine_m
 from geo_assets.geotag.clustering import cluster, dendrogram, unit_sphere
-from geo_assets.geotag.grouping import by_kmeans, join_noise, kmeans, pruned, split_widest
+from geo_assets.geotag.grouping import (
+    CUT_SHARE,
+    by_kmeans,
+    centres,
+    effective,
+    join_noise,
+    kmeans,
+    majority,
+    pruned,
+    split_widest,
+)
 from geo_assets.geotag.hierarchy import Hierarchy, build
 from geo_assets.geotag.s2 import cell_ids, tokens
 from geo_assets.tables import TABLES
@@ -181,6 +191,47 @@ def test_noise_is_no_cluster_when_cells_are_counted(method):
     n = points["cluster"].to_numpy().max() + 1
     assert n == 15 and int(16**0.75) == 8
     assert levels.centroids.groupby("level").size().tolist() == [15, 7, 3, 1]
+
+
+def test_a_town_that_is_not_split_is_whole_on_every_level():
+    """Cut from the tree, and followed as a whole by the level above."""
+    grid = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)]
+    towns = [(0, 0.6), (10, 0.3), (20, 0.3)]
+    levels, _ = built(
+        blobs([(lon + step * x, step * y) for lon, step in towns for x, y in grid], n=12, km=0.3),
+        exponents=(0.43, 0.22),
+    )
+    assert levels.centroids.groupby("level").size().tolist() == [27, 4, 2, 1]
+    town = np.repeat([0, 1, 2], 9 * 12)
+    assert [len(np.unique(levels.cells[1][town == t])) for t in range(3)] == [2, 1, 1], "the widest town is split"
+    assert [len(np.unique(levels.cells[2][town == t])) for t in range(3)] == [1, 1, 1]
+
+
+def test_the_tree_leaves_room_for_splits(monkeypatch):
+    given = []
+
+    def splitting(mean, weight, groups, wanted):
+        given.append((int(groups.max()) + 1, wanted))
+        return split_widest(mean, weight, groups, wanted)
+
+    monkeypatch.setattr("geo_assets.geotag.grouping.split_widest", splitting)
+    built(spread_out(200), exponents=(0.75, 0.5))
+    for cut, wanted in (given[0], given[3]):
+        assert 1 < cut <= CUT_SHARE * wanted
+
+
+def test_a_majority_is_by_what_counts():
+    cell, labels = np.array([0, 0, 0, 1, 2]), np.array([4, 4, 7, -1, 3])
+    assert majority(cell, labels, np.array([1.0, 1.0, 3.0, 9.0, 1.0]), 4).tolist() == [7, -1, 3, -1]
+    assert majority(cell, labels, np.ones(5), 3).tolist() == [4, -1, 3]
+
+
+def test_centres_and_effective_cells_by_hand():
+    xyz = unit_sphere([0.0, 90.0, 0.0, 180.0], [0.0] * 4)
+    mean, photos = centres(xyz, np.array([1.0, 1.0, 2.0, 2.0]), np.array([0, 0, 1, 1]))
+    assert mean[0] == pytest.approx(unit_sphere(45.0, 0.0)) and photos.tolist() == [2, 4]
+    assert mean[1] == pytest.approx(xyz[2]), "opposite photos have no direction: the first one stands for them"
+    assert effective(np.array([5.0, 5.0, 0.0, 5.0])) == pytest.approx(3) and effective(np.array([9.0])) == 1
 
 
 def test_kmeans_is_the_same_again_and_nests():
