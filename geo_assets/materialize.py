@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from geo_assets.errors import ConfigError, GeoAssetsError
-from geo_assets.geotag.inputs import settle_inputs
+from geo_assets.geotag.inputs import SOURCES, settle_inputs
 from geo_assets.grid import Grid
 from geo_assets.lake import Lake
 from geo_assets.partitions import cities, city_boxes, partition_key
@@ -100,7 +100,12 @@ class Materializer:
             GeoAssetsError: several boxes in a row failed for the same reason.
         """
         end_dead_runs(self.instance)
-        settle_inputs(self.lake, self.settings)
+        if self._with_upstream(self._resolve(selection)) & {*SOURCES, "landmark_coordinates"}:
+            settle_inputs(self.lake, self.settings)
+        if self.settings.geotag.tiles > 1:
+            from geo_assets.geotag.tile_tables import settle_tiles  # loads numba
+
+            settle_tiles(self.lake, self.settings.geotag)
         selected = self._resolve(selection)
         chosen = [self._known_city(c) for c in cities_] or list(self.settings.cities)
         per_box = [a for a in self._ordered() if self._partitions(a) == city_boxes]

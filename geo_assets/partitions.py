@@ -1,7 +1,7 @@
 """City and box: the two dimensions every box asset shares. Keys read ``box|city``: Dagster sorts dimensions by name.
 
 Both follow from the settings alone, so the command line works without an instance and neighbours are arithmetic. The
-photo sets are cut by the names of their shards and by landmark ids.
+photo sets are cut by the names of their shards and by landmark ids, their places into tiles.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from geo_assets.geotag.inputs import landmark_parts, shards
+from geo_assets.geotag.inputs import landmark_parts, shards, tile_keys
 from geo_assets.grid import Bounds, Grid, touching
 from geo_assets.lake import BoxPartition
 from geo_assets.settings import City, Settings, load
@@ -28,6 +28,7 @@ city_boxes = dg.MultiPartitionsDefinition({"city": cities, "box": boxes})
 
 placing_shards = dg.StaticPartitionsDefinition(list(shards(settings)))
 landmark_ranges = dg.StaticPartitionsDefinition(landmark_parts(settings.geotag))
+place_tiles = dg.StaticPartitionsDefinition(tile_keys(settings.geotag))
 
 touching_boxes = dg.MultiPartitionMapping(
     {

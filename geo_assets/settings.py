@@ -10,10 +10,19 @@ import datetime as dt
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -249,12 +258,36 @@ class Geotag(_Part):
     )
     min_cluster_size: int = Field(default=5, ge=2, description="fewest places of a cluster")
     min_samples: int = Field(default=2, ge=1, description="neighbours that make a place dense, itself not counted")
+    tiles: int = Field(
+        default=1,
+        ge=1,
+        le=4096,
+        description="tiles that the spanning tree is found in, each a partition; 1 finds it in one piece, in memory",
+    )
     method: Literal["tree", "kmeans"] = Field(
         default="tree",
         description="how levels above the clusters are made: by the tree, or as earlier scripts meant to",
     )
     level_exponents: tuple[float, ...] = Field(
         default=(0.75, 0.5), description="cells of each higher level, as powers of the clusters"
+    )
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> Self:
+        if self.tiles > 1 and self.engine != "own":
+            raise ValueError(f"engine {self.engine} works in one piece; set tiles = 1, or engine = 'own'")
+        return self
+
+    s2_photos: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
+        default=((50, 1000), (50, 2000), (50, 5000)),
+        description="S2 cells, the finest level first: below the first number of photos dropped, above the second cut "
+        "in four; as GeoEstimation publishes them",
+    )
+    quadtree_photos: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
+        default=((1, 1000),), description="the same for boxes of degrees, as OSV-5M cuts them"
+    )
+    quadtree_depth: int = Field(
+        default=10, ge=1, le=31, description="cuts of the box of all degrees; 10 in OSV-5M: 0.35 by 0.18 degrees"
     )
 
 

@@ -644,6 +644,34 @@ n_sources       int      photo sets that have a photo there
         partition="",
     ),
     _table(
+        "place_tiles",
+        "One row a tile that the spanning tree is found in; only where geotag.tiles is above 1.",
+        """
+tile            string   partition of tile_cores and tile_trees, in order along the Hilbert curve
+n_points        int      places in the tile
+""",
+        sort="tile",
+        partition="",
+    ),
+    _table(
+        "tile_cores",
+        "One row: core distances of the places of a tile were found.",
+        """
+n_points        int      places in the tile
+core_m          float    median core distance [m]; null without places
+""",
+        partition="tile",
+    ),
+    _table(
+        "tile_trees",
+        "One row: the spanning tree of a tile was found.",
+        """
+n_points        int      places in the tile
+n_open          int      edges of its tree that an edge to another tile may yet replace
+""",
+        partition="tile",
+    ),
+    _table(
         "hdbscan_model",
         "One row a unique coordinate: its cluster.",
         """
@@ -723,11 +751,67 @@ children        strings  level:cell_id of the cells of the level below, in order
         partition="",
     ),
     _table(
+        "s2_cells",
+        "One row a cell of S2, cut in four while it holds many photos; with few it is dropped.",
+        """
+level           int      level, 0 is the finest
+cell_id         string   S2 token of the cell
+cuts            int      how often a face of the globe was cut to make it
+lon             float    longitude of the spherical mean [deg]
+lat             float    latitude of the spherical mean [deg]
+medoid_lon      float    longitude of the point nearest to the mean [deg]
+medoid_lat      float    latitude of the point nearest to the mean [deg]
+n_photos        int      photos in the cell
+n_points        int      unique coordinates in the cell
+mean_km         float    mean distance of the photos to the mean [km]
+std_km          float    standard deviation of that distance [km]
+p50_km          float    median of that distance [km]
+p90_km          float    90th percentile of that distance [km]
+p95_km          float    95th percentile of that distance [km]
+max_km          float    greatest of these distances [km]
+resultant       float    length of the mean unit vector; near 0 the centroid means nothing
+west            float    western border [deg] of the bounding box; greater than the eastern one across the antimeridian
+south           float    southern border [deg]
+east            float    eastern border [deg]
+north           float    northern border [deg]
+""",
+        sort="level cell_id",
+        partition="",
+    ),
+    _table(
+        "quadtree_cells",
+        "One row a box of degrees, cut in four while it holds many photos; with few it is dropped.",
+        """
+level           int      level, 0 is the finest
+cell_id         string   quadkey: a digit a cut from the whole world, 1 added for its east, 2 for its north
+cuts            int      how often the whole world was cut to make it
+lon             float    longitude of the spherical mean [deg]
+lat             float    latitude of the spherical mean [deg]
+medoid_lon      float    longitude of the point nearest to the mean [deg]
+medoid_lat      float    latitude of the point nearest to the mean [deg]
+n_photos        int      photos in the cell
+n_points        int      unique coordinates in the cell
+mean_km         float    mean distance of the photos to the mean [km]
+std_km          float    standard deviation of that distance [km]
+p50_km          float    median of that distance [km]
+p90_km          float    90th percentile of that distance [km]
+p95_km          float    95th percentile of that distance [km]
+max_km          float    greatest of these distances [km]
+resultant       float    length of the mean unit vector; near 0 the centroid means nothing
+west            float    western border [deg]
+south           float    southern border [deg]
+east            float    eastern border [deg]
+north           float    northern border [deg]
+""",
+        sort="level cell_id",
+        partition="",
+    ),
+    _table(
         "partition_errors",
         "One row a level of a partition of the world: how far off its cells are for photos that did not make them.",
         """
-partition       string   hierarchy, clusters (its noise left out), kmeans, s2, quadtree, or that of a published one
-level           int      level, 0 is the finest, and there may be only one; other partitions have as many cells as the hierarchy
+partition       string   hierarchy, clusters (its noise left out), kmeans, s2, quadtree, s2_cells, quadtree_cells, or a published one
+level           int      level, 0 is the finest, and there may be only one; kmeans, s2 and quadtree have as many cells as the hierarchy
 n_cells         int      cells
 n_test          int      photos held out, by place
 covered         float    share of them that lie in a cell

@@ -10,6 +10,8 @@ import dagster as dg
 from geo_assets.geotag.inputs import settle_inputs, shards, source_input, uses_demo
 from geo_assets.lake import Lake
 from geo_assets.partitions import landmark_ranges, placing_shards
+from geo_assets.partitions import place_tiles as tile_partitions
+from geo_assets.partitions import settings as _at_start
 from geo_assets.reporting import column_schema, failures, picture, plain, table_facts
 from geo_assets.resources import LakeResource
 from geo_assets.settings import Settings, load, wikimedia_token
@@ -181,24 +183,88 @@ def geotag_points(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     return _result("geotag_points", store, figures)
 
 
+@dg.asset(deps=[geotag_points], kinds={"parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1")
+def place_tiles(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """The places cut into tiles along the Hilbert curve, so that their spanning tree needs the memory of a tile."""
+    from geo_assets.geotag.tile_tables import cut_places
+
+    store = lake.open()
+    with failures():
+        figures = cut_places(store, load().geotag)
+    return _result("place_tiles", store, figures)
+
+
 @dg.asset(
-    deps=[geotag_points], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="2"
+    deps=[place_tiles],
+    partitions_def=tile_partitions,
+    kinds={"numba", "parquet"},
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="1",
+)
+def tile_cores(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Core distances [m] of the places of a tile; only tiles within reach of its places are read."""
+    from geo_assets.geotag.tile_tables import write_cores
+
+    with failures():
+        figures = write_cores(lake.open(), context.partition_keys, load().geotag, context.log.info)
+    schema = {"dagster/column_schema": column_schema(TABLES["tile_cores"])}
+    return dg.MaterializeResult(metadata=plain(figures) | schema)
+
+
+@dg.asset(
+    deps=[tile_cores],
+    partitions_def=tile_partitions,
+    kinds={"numba", "parquet"},
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="1",
+)
+def tile_trees(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """The exact spanning tree within a tile; ``hdbscan_model`` finds the edges between tiles."""
+    from geo_assets.geotag.tile_tables import write_trees
+
+    with failures():
+        figures = write_trees(lake.open(), context.partition_keys, load().geotag, context.log.info)
+    schema = {"dagster/column_schema": column_schema(TABLES["tile_trees"])}
+    return dg.MaterializeResult(metadata=plain(figures) | schema)
+
+
+_IN_TILES = _at_start.geotag.tiles > 1
+"""Whether the spanning tree is found in tiles; the assets of the tiles exist only then."""
+
+
+@dg.asset(
+    deps=[geotag_points, *([dg.AssetDep(tile_trees, partition_mapping=dg.AllPartitionMapping())] if _IN_TILES else [])],
+    kinds={"python", "parquet"},
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="2",
 )
 def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """HDBSCAN of the distinct places on the sphere: a cluster for each, the condensed tree, the spanning tree."""
     from geo_assets.geotag.icicle import busiest_region, tree_picture
-    from geo_assets.geotag.model import fit, publish
+    from geo_assets.geotag.model import fit, publish, write_tree
     from geo_assets.geotag.pictures import points_map
 
     store, chosen = lake.open(), load().geotag
     with failures():
+        edges, engine = None, chosen.engine
+        if chosen.tiles > 1:
+            from geo_assets.geotag.tile_tables import merged_edges
+
+            edges, engine = merged_edges(store, chosen), f"own, in {chosen.tiles} tiles"
         points = store.read("geotag_points", ["point_id", "lon", "lat", "n_photos"])
         context.log.info(f"{len(points):,} places of {points['n_photos'].to_numpy().sum():,} photos")
         model = fit(
-            points, min_cluster_size=chosen.min_cluster_size, min_samples=chosen.min_samples, engine=chosen.engine
+            points,
+            min_cluster_size=chosen.min_cluster_size,
+            min_samples=chosen.min_samples,
+            engine=engine,
+            edges=edges,
         )
         version = publish(model, store, store.key(*MODEL_FILES))
-        store.write("hdbscan_tree", model.tree)
+        write_tree(model.condensed, store)
         facts = store.write("hdbscan_model", model.points)
     clustered = model.points[model.points["cluster"] >= 0]
     png = points_map(
@@ -245,6 +311,33 @@ def hierarchy_centroids(context: dg.AssetExecutionContext, lake: LakeResource) -
     return dg.MaterializeResult(metadata=pictures | plain(levels.figures) | table_facts(facts))
 
 
+def _cut_cells(table: str, lake: LakeResource) -> dg.MaterializeResult:
+    """Cells cut in four by their photos, with what the UI shows of them."""
+    from geo_assets.geotag.pictures import level_map
+    from geo_assets.geotag.quarter_cells import write_cells
+
+    with failures():
+        facts, cells, figures = write_cells(lake.open(), table, load().geotag)
+    shown = {"map": picture(level_map(cells, has_root=False))}
+    return dg.MaterializeResult(metadata=shown | plain(figures) | table_facts(facts))
+
+
+@dg.asset(
+    deps=[geotag_points], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
+)
+def s2_cells(lake: LakeResource) -> dg.MaterializeResult:
+    """Cells of S2 with few photos enough and not too few, at several levels, as PlaNet and GeoEstimation cut them."""
+    return _cut_cells("s2_cells", lake)
+
+
+@dg.asset(
+    deps=[geotag_points], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
+)
+def quadtree_cells(lake: LakeResource) -> dg.MaterializeResult:
+    """Boxes of degrees with few photos enough, as OSV-5M cuts them."""
+    return _cut_cells("quadtree_cells", lake)
+
+
 @dg.asset(
     deps=[geotag_points], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
 )
@@ -266,7 +359,10 @@ ASSETS = (
     flickr_geotag,
     geotag_combined,
     geotag_points,
+    *((place_tiles, tile_cores, tile_trees) if _IN_TILES else ()),
     hdbscan_model,
     hierarchy_centroids,
+    s2_cells,
+    quadtree_cells,
     partition_errors,
 )

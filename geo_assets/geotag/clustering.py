@@ -8,6 +8,7 @@ removed together, as Campello, Moulavi and Sander (2013) define the hierarchy, a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numba
@@ -17,7 +18,7 @@ import pandas as pd
 
 from geo_assets.errors import ConfigError
 from geo_assets.geodesy import MEAN_RADIUS_M
-from geo_assets.geotag.spanning import minimum_spanning_tree, radix_order
+from geo_assets.geotag.spanning import Indices, minimum_spanning_tree, radix_order
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -43,7 +44,7 @@ def arc_m(chord: npt.ArrayLike) -> Floats:
 
 def spanning_tree(
     xyz: Floats, min_samples: int, engine: str = "own", threads: int | None = None
-) -> tuple[Ints, Ints, Floats]:
+) -> tuple[Indices, Indices, Floats]:
     """Exact minimum spanning tree by mutual reachability.
 
     Args:
@@ -66,7 +67,7 @@ def spanning_tree(
         a, b, chords = _library_tree(xyz, min_samples)
     else:
         a, b, chords = minimum_spanning_tree(xyz, min_samples, threads)
-    return a.astype(np.int64), b.astype(np.int64), arc_m(chords)
+    return a.astype(np.int32, copy=False), b.astype(np.int32, copy=False), arc_m(chords)
 
 
 def _library_tree(xyz: Floats, min_samples: int) -> tuple[Floats, Floats, Floats]:
@@ -95,18 +96,18 @@ class Dendrogram:
     the points below.
     """
 
-    parent: Ints
+    parent: Indices
     height_m: Floats
-    size: Ints
+    size: Indices
     n_points: int
 
     @classmethod
-    def of(cls, a: Ints, b: Ints, arcs_m: Floats) -> Dendrogram:
+    def of(cls, a: npt.NDArray, b: npt.NDArray, arcs_m: Floats) -> Dendrogram:
         """The dendrogram of a spanning tree's N - 1 edges ``a - b`` of length ``arcs_m``."""
         steps = np.maximum(np.rint(arcs_m / QUANTUM_M), 1).astype(np.uint64)
         order = radix_order(steps)
         steps = steps[order]
-        parent, size = _link(a[order], b[order])
+        parent, size = _link(*(np.asarray(end, np.int32)[order] for end in (a, b)))
         return cls(*_gather(parent, size, steps, QUANTUM_M), len(a) + 1)
 
     def condensed(self, min_cluster_size: int) -> Condensed:
@@ -192,8 +193,8 @@ class Clustering:
 
     @property
     def spanning_km(self) -> float:
-        """Length of the spanning tree [km]; it does not depend on which of several trees was found."""
-        return float(self.edges["arc_m"].to_numpy().sum() / 1000)
+        """Length of the spanning tree [km]; it does not depend on which of several trees was found, or the order of edges."""
+        return math.fsum(self.edges["arc_m"].to_numpy()) / 1000
 
 
 def cluster(
@@ -212,9 +213,18 @@ def cluster(
         The clustering. The whole is never a cluster, so one dense spot alone is noise, as are fewer places than a
         cluster needs.
     """
+    return cluster_tree(spanning_edges(lon, lat, min_samples, engine), np.size(lon), min_cluster_size)
+
+
+def spanning_edges(lon: npt.ArrayLike, lat: npt.ArrayLike, min_samples: int, engine: str = "own") -> pd.DataFrame:
+    """Edges ``a, b, arc_m`` of the spanning tree of places [deg]."""
     a, b, arcs_m = spanning_tree(unit_sphere(lon, lat), min_samples, engine)
-    edges = pd.DataFrame({"a": a, "b": b, "arc_m": arcs_m})
-    condensed = dendrogram(edges, np.size(lon)).condensed(min_cluster_size)
+    return pd.DataFrame({"a": a, "b": b, "arc_m": arcs_m})
+
+
+def cluster_tree(edges: pd.DataFrame, n_points: int, min_cluster_size: int) -> Clustering:
+    """The clustering that follows from a spanning tree (``a, b, arc_m``) of ``n_points`` points."""
+    condensed = dendrogram(edges, n_points).condensed(min_cluster_size)
     labels, strength = condensed.labels()
     return Clustering(labels, strength, condensed, edges)
 
@@ -222,9 +232,8 @@ def cluster(
 def dendrogram(edges: pd.DataFrame, n_points: int) -> Dendrogram:
     """The dendrogram of a stored spanning tree (``a, b, arc_m``) of ``n_points`` points."""
     if n_points == 0:
-        return Dendrogram(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), 0)
-    a, b = (edges[end].to_numpy(np.int64) for end in "ab")
-    return Dendrogram.of(a, b, edges["arc_m"].to_numpy(np.float64))
+        return Dendrogram(np.empty(0, np.int32), np.empty(0), np.empty(0, np.int32), 0)
+    return Dendrogram.of(*(edges[column].to_numpy() for column in ("a", "b", "arc_m")))
 
 
 def numbered(groups: Ints) -> Ints:
@@ -292,9 +301,9 @@ def _gather(parent, size, steps, quantum):
     kept = n
     for v in range(n, n_nodes):
         kept += number[v] == v
-    above = np.full(kept, -1, np.int64)
+    above = np.full(kept, -1, np.int32)
     height = np.zeros(kept)
-    sizes = np.ones(kept, np.int64)
+    sizes = np.ones(kept, np.int32)
     count = kept
     for v in range(n_nodes - 1, -1, -1):
         if number[v] != v:
@@ -313,40 +322,38 @@ def _gather(parent, size, steps, quantum):
 def _condense(parent, height, size, n_points, min_size):
     n_nodes = len(parent)
     root = n_nodes - 1
-    heirs = np.zeros(n_nodes, np.int64)  # children of a node that are large enough to be clusters
+    heirs = np.zeros(n_nodes - n_points, np.int32)  # children of a merge that are large enough to be clusters
+    stays = np.zeros(n_nodes - n_points, np.int32)  # points of the last one of them
     for v in range(n_points, root):
         if size[v] >= min_size:
-            heirs[parent[v]] += 1
-    most = 1
-    for v in range(n_points, n_nodes):
-        if heirs[v] >= 2:
-            most += heirs[v]
+            heirs[parent[v] - n_points] += 1
+            stays[parent[v] - n_points] = size[v]
+    most = 1 + np.sum(heirs[heirs >= 2])
     above = np.full(most, -1, np.int64)
     birth = np.zeros(most)
     members = np.zeros(most, np.int64)
     stability = np.zeros(most)
-    cluster = np.zeros(n_nodes, np.int64)
+    cluster = np.zeros(n_nodes, np.int32)
     left_at = np.zeros(n_nodes)  # 0 while a node is still inside its cluster
     count = 1
     members[0] = n_points
-    for v in range(root - 1, -1, -1):
-        p = parent[v]
-        inside = cluster[p]
-        cluster[v] = inside
-        if left_at[p] > 0:
-            left_at[v] = left_at[p]
-            continue
-        density = 1 / height[p]
-        large = v >= n_points and size[v] >= min_size
-        if large and heirs[p] == 1:
-            continue
-        stability[inside] += (density - birth[inside]) * size[v]
-        if large:
-            above[count], birth[count], members[count] = inside, density, size[v]
-            cluster[v] = count
-            count += 1
-        else:
-            left_at[v] = density
+    for v in range(root, -1, -1):
+        if v < root:
+            p = parent[v]
+            cluster[v], left_at[v] = cluster[p], left_at[p]
+            large = v >= n_points and size[v] >= min_size
+            if left_at[p] == 0 and not (large and heirs[p - n_points] == 1):
+                density = 1 / height[p]
+                if large:
+                    above[count], birth[count], members[count] = cluster[p], density, size[v]
+                    cluster[v] = count
+                    count += 1
+                else:
+                    left_at[v] = density
+        if v >= n_points and left_at[v] == 0:
+            # All that leaves at one height at once: the sum does not depend on the order of equal edges.
+            leaving = size[v] - (stays[v - n_points] if heirs[v - n_points] == 1 else 0)
+            stability[cluster[v]] += (1 / height[v] - birth[cluster[v]]) * leaving
     return (
         cluster[:n_points].copy(),
         left_at[:n_points].copy(),

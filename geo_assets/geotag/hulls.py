@@ -98,6 +98,9 @@ def hulls(cells: pd.DataFrame, lon: Floats, lat: Floats, cell: Ints) -> GeoDataF
     """
     import geopandas
 
+    shapes = np.full(len(cells), shapely.Polygon(), object)
+    if not len(cell):
+        return geopandas.GeoDataFrame(cells.reset_index(drop=True), geometry=shapes, crs="EPSG:4326")
     order = np.argsort(cell, kind="stable")
     lon, lat, cell = lon[order], lat[order], cell[order]
     centre_lon, centre_lat = (cells[name].to_numpy(np.float64) for name in ("lon", "lat"))
@@ -109,7 +112,6 @@ def hulls(cells: pd.DataFrame, lon: Floats, lat: Floats, cell: Ints) -> GeoDataF
     plane = np.asarray(shapely.segmentize(shapely.buffer(plane, MARGIN_M, quad_segs=2), _STEP_M))
     widest = np.zeros(len(used))
     np.maximum.at(widest, number, far_m)
-    shapes = np.full(len(cells), shapely.Polygon(), object)
     shapes[used] = _on_globe(plane, east[used], north[used], up[used], centre_lon[used])
     shapes[used[widest > _WIDEST_M]] = _WORLD
     return geopandas.GeoDataFrame(cells.reset_index(drop=True), geometry=shapes, crs="EPSG:4326")

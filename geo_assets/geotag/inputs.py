@@ -76,6 +76,11 @@ def landmark_parts(geotag: Geotag) -> list[str]:
     return [f"{name}-{first:06d}" for name, n in counts.items() for first in range(0, n, geotag.landmarks_per_part)]
 
 
+def tile_keys(geotag: Geotag) -> list[str]:
+    """Partition keys of the tiles of the spanning tree, in order along the curve: ``t000``."""
+    return [f"t{number:03d}" for number in range(geotag.tiles)]
+
+
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Sorts ``shard_2`` before ``shard_10``."""
     return [(int(part or 0), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.as_posix())]

@@ -11,17 +11,21 @@ import hashlib
 import importlib.metadata
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from geo_assets.errors import GeoAssetsError, SourceError
 from geo_assets.geodesy import MEAN_RADIUS_M
-from geo_assets.geotag.clustering import QUANTUM_M, Condensed, Dendrogram, cluster, dendrogram
-from geo_assets.lake import Lake
+from geo_assets.geotag.clustering import QUANTUM_M, Condensed, Dendrogram, cluster_tree, dendrogram, spanning_edges
+from geo_assets.lake import Facts, Lake
+from geo_assets.tables import TABLES
 
 ALGORITHM = "hdbscan with equal edges removed together, excess of mass; version 1"
 FORMAT = 1
@@ -38,6 +42,7 @@ CARD, POINTS, CLUSTERS, EDGES, OVERLAP, POINTER = (
     "overlap.parquet",
     "current.json",
 )
+_ROWS_AT_ONCE = 1_000_000
 _AGAIN = "Make both again: dagster asset materialize -m geo_assets.definitions --select hdbscan_model"
 
 
@@ -70,18 +75,26 @@ class Model:
         return self.card["version"]
 
 
-def fit(points: pd.DataFrame, *, min_cluster_size: int, min_samples: int, engine: str = "own") -> Model:
+def fit(
+    points: pd.DataFrame,
+    *,
+    min_cluster_size: int,
+    min_samples: int,
+    engine: str = "own",
+    edges: pd.DataFrame | None = None,
+) -> Model:
     """Cluster distinct places.
 
     Args:
         points: ``point_id, lon, lat`` [deg] ``, n_photos``, sorted by ``point_id``.
         min_cluster_size: fewest places of a cluster.
         min_samples: neighbours that make a place dense.
-        engine: who finds the spanning tree.
+        engine: who finds the spanning tree, or has found ``edges``.
+        edges: of the spanning tree, ``a, b, arc_m``, where it was found before.
     """
-    found = cluster(
-        points["lon"], points["lat"], min_cluster_size=min_cluster_size, min_samples=min_samples, engine=engine
-    )
+    if edges is None:
+        edges = spanning_edges(points["lon"], points["lat"], min_samples, engine)
+    found = cluster_tree(edges, len(points), min_cluster_size)
     # What the labels follow from; whichever engine finds the tree, they are the same.
     decisive = {
         "algorithm": ALGORITHM,
@@ -208,6 +221,35 @@ def publish(model: Model, lake: Lake, key: str) -> dict[str, Any]:
         if name not in (*versions, POINTER):
             lake.remove_folder(f"{key}/{name}")
     return figures
+
+
+def write_tree(tree: Condensed, lake: Lake) -> Facts:
+    """Write table ``hdbscan_tree``, the rows of :meth:`Condensed.rows`, without a copy of all of them."""
+    n = len(tree.cluster)
+    inner, size = tree.parent[1:], tree.size[1:]
+    # Within a parent the points come first, as clusters are numbered behind them.
+    order = np.argsort(np.concatenate([tree.cluster, inner]), kind="stable")
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for begin in range(0, len(order), _ROWS_AT_ONCE):
+            rows = order[begin : begin + _ROWS_AT_ONCE]
+            is_point = rows < n
+            point, cell = rows[is_point], rows[~is_point] - n
+            columns: dict[str, npt.NDArray[Any]] = {}
+            for name, of_point, of_cell in (
+                ("parent", n + tree.cluster[point], n + inner[cell]),
+                ("child", point, n + 1 + cell),
+                ("density", tree.left_at[point], tree.birth[1:][cell]),
+                ("size", 1, size[cell]),
+            ):
+                columns[name] = np.empty(len(rows), np.float64 if name == "density" else np.int64)
+                columns[name][is_point], columns[name][~is_point] = of_point, of_cell
+            yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns.values()], schema=schema)
+
+    schema = TABLES["hdbscan_tree"].schema
+    with lake.connect() as con:
+        con.register("tree", pa.RecordBatchReader.from_batches(schema, batches()))
+        return lake.write_query(con, "hdbscan_tree", "from tree", is_sorted=True)
 
 
 def overlap(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:

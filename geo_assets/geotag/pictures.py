@@ -74,16 +74,17 @@ def source_maps(grids: Mapping[str, Grid]) -> bytes:
     return figure_png(figure, flat=True)
 
 
-def level_map(centroids: pd.DataFrame) -> bytes:
+def level_map(centroids: pd.DataFrame, *, has_root: bool = True) -> bytes:
     """PNG of the cells of each level below the root, a panel a level, the area of a dot following the photos."""
-    top = int(centroids["level"].to_numpy().max()) if len(centroids) else 0
-    panels = max(top, 1)
+    panels = max(int(centroids["level"].to_numpy().max(initial=0)) + (not has_root), 1)
     figure = Figure(figsize=(7.2, 2.6 * panels), dpi=75)
     for level in range(panels):
         axes = figure.add_subplot(panels, 1, level + 1)
         cells = centroids.loc[centroids["level"] == level, :]
         size = 2 + 60 * cells["n_photos"] / cells["n_photos"].to_numpy().max(initial=1)
-        axes.scatter(cells["lon"], cells["lat"], s=size, c=cells["cell_id"] % 20, cmap="tab20", linewidths=0, zorder=2)
+        axes.scatter(
+            cells["lon"], cells["lat"], s=size, c=np.arange(len(cells)) % 20, cmap="tab20", linewidths=0, zorder=2
+        )
         _world(axes, f"level {level}: {len(cells):,} cells")
     figure.tight_layout()
     return figure_png(figure, flat=True)

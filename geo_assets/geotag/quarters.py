@@ -6,13 +6,14 @@ boxes of degrees. Either is a tree of base-4 digits, so a cell is a range of cod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from geo_assets.geotag.clustering import Floats, Ints
+from geo_assets.geotag.clustering import Ints
+from geo_assets.settings import Geotag
 
 Codes = npt.NDArray[np.uint64]
 
@@ -23,13 +24,20 @@ S2_KEPT = 1 / 20
 QUADTREE_DEPTH = 10
 """Cuts of the box of all degrees, as OSV-5M makes them: the least cell is 0.35 by 0.18 degrees."""
 
+DEEPEST = 31
+"""Cuts of the box of all degrees at most: a code has two bits for each."""
+
 
 @dataclass(frozen=True)
 class Quarters:
-    """Disjoint cells [K] in the order of their codes, each of all codes from ``first`` to ``last``."""
+    """Disjoint cells [K] in the order of their codes, each of all codes from ``first`` to ``last``.
+
+    ``overfull`` of them hold more photos than they should, for the depth allowed no further cut.
+    """
 
     first: Codes
     last: Codes
+    overfull: int = 0
 
     def __len__(self) -> int:
         return len(self.first)
@@ -76,7 +84,7 @@ class Counted:
         first = self._prefix[kept] << shift
         last = first + ((np.uint64(1) << shift) - np.uint64(1))
         order = np.argsort(first)
-        return Quarters(first[order], last[order])
+        return Quarters(first[order], last[order], int((self._count[kept] > most).sum()))
 
     def cut_into(self, wanted: int, kept: float) -> Quarters:
         """Cut so that about ``wanted`` cells are left; those below ``kept`` of the most photos of a cell are dropped."""
@@ -107,13 +115,13 @@ def s2_codes(lon: npt.ArrayLike, lat: npt.ArrayLike) -> Codes:
     return s2.cell_ids(np.asarray(lon, np.float64), np.asarray(lat, np.float64), S2_DEPTH) >> np.uint64(1)
 
 
-def box_codes(lon: npt.ArrayLike, lat: npt.ArrayLike) -> Codes:
-    """Places [deg] as :data:`QUADTREE_DEPTH` digits, each a half of the longitudes and a half of the latitudes."""
-    sides = 1 << QUADTREE_DEPTH
+def box_codes(lon: npt.ArrayLike, lat: npt.ArrayLike, depth: int = QUADTREE_DEPTH) -> Codes:
+    """Places [deg] as ``depth`` digits, each a half of the longitudes (1 is east) and of the latitudes (2 is north)."""
+    sides = 1 << depth
     column = np.clip((np.asarray(lon, np.float64) + 180) / 360 * sides, 0, sides - 1).astype(np.uint64)
     row = np.clip((np.asarray(lat, np.float64) + 90) / 180 * sides, 0, sides - 1).astype(np.uint64)
     codes = np.zeros(len(column), np.uint64)
-    for bit in range(QUADTREE_DEPTH):
+    for bit in range(depth):
         at, one = np.uint64(bit), np.uint64(1)
         codes |= (((column >> at) & one) | ((row >> at) & one) << one) << np.uint64(2 * bit)
     return codes
@@ -121,12 +129,27 @@ def box_codes(lon: npt.ArrayLike, lat: npt.ArrayLike) -> Codes:
 
 @dataclass(frozen=True)
 class Rule:
-    """How a partition names places and cuts its cells."""
+    """How a partition names places and cuts its cells: ``s2`` or ``quadtree``, so many cuts, and what is dropped."""
 
-    codes: Callable[[Floats, Floats], Codes]
+    name: str
     depth: int
     kept: float
 
+    def codes(self, lon: npt.ArrayLike, lat: npt.ArrayLike) -> Codes:
+        """Codes [N] of places [deg]."""
+        return s2_codes(lon, lat) if self.name == "s2" else box_codes(lon, lat, self.depth)
 
-RULES = {"s2": Rule(s2_codes, S2_DEPTH, S2_KEPT), "quadtree": Rule(box_codes, QUADTREE_DEPTH, 0.0)}
-"""The partitions by cutting in four, by name."""
+
+def rules(quadtree_depth: int = QUADTREE_DEPTH) -> tuple[Rule, Rule]:
+    """The partitions by cutting in four."""
+    return Rule("s2", S2_DEPTH, S2_KEPT), Rule("quadtree", quadtree_depth, 0.0)
+
+
+Split = tuple[Rule, Sequence[tuple[int, int]]]
+"""A rule and, for each level of its cells, the fewest photos of a cell and the most."""
+
+
+def splits(settings: Geotag) -> dict[str, Split]:
+    """What the settings say of each table of such cells."""
+    by_s2, by_boxes = rules(settings.quadtree_depth)
+    return {"s2_cells": (by_s2, settings.s2_photos), "quadtree_cells": (by_boxes, settings.quadtree_photos)}

@@ -32,9 +32,9 @@ def cell_ids(lon: npt.ArrayLike, lat: npt.ArrayLike, level: int = FINEST) -> Ids
     return parents(finest, level)
 
 
-def parents(ids: Ids, level: int) -> Ids:
-    """Ids [N] of the cells of a level that hold cells of that level or finer ones."""
-    end = np.uint64(1 << 2 * (FINEST - level))
+def parents(ids: Ids, level: int | npt.NDArray[np.int64]) -> Ids:
+    """Ids [N] of the cells of a level, or of one for each, that hold cells of that level or finer ones."""
+    end = np.uint64(1) << (2 * (FINEST - np.asarray(level))).astype(np.uint64)
     return (ids & ~(end - np.uint64(1)) & ~end) | end
 
 
@@ -47,6 +47,34 @@ def levels(ids: Ids) -> npt.NDArray[np.int64]:
 def tokens(ids: Ids) -> list[str]:
     """Tokens of cells: ``47e66e2964e34e2d`` at level 30, ``47e67`` at level 8."""
     return [f"{number:016x}".rstrip("0") or "X" for number in ids.tolist()]
+
+
+def bounds(ids: Ids) -> tuple[npt.NDArray[np.float64], ...]:
+    """West, south, east and north [N, deg] of cells; west is the greater where a cell lies across the antimeridian."""
+    level = levels(ids)
+    face, i, j = _on_cube(ids)
+    side, whole = 1 << (FINEST - level), level == 0
+    corners = []
+    for right, up in ((0, 0), (1, 0), (1, 1), (0, 1)):
+        u, v = (_from_square((k // side + step) / (1 << level)) for k, step in ((i, right), (j, up)))
+        one = np.ones(len(ids))
+        axes = [(one, u, v), (-u, one, v), (-u, -v, one), (-one, -v, -u), (v, -one, -u), (v, u, -one)]
+        corners.append(np.array(axes)[face, :, np.arange(len(ids))].T)
+    x, y, z = np.stack(corners, axis=1)
+    away = np.hypot(x, y)
+    # The corners are the extremes, but of whole faces, whose sides bulge to 45 degrees or that hold a pole.
+    lat = np.degrees(np.arctan2(z, away))
+    south, north = np.where(whole, np.where(face == 2, lat, -45), lat).min(axis=0), lat.max(axis=0)
+    north = np.where(whole, np.choose(face, [45, 45, 90, 45, 45, lat.max(axis=0)]), north)
+    south = np.where(whole & (face == 5), -90, south)
+    lon = np.where(away > 0, np.degrees(np.arctan2(y, x)), np.nan)  # a pole has no longitude
+    first = np.nanmax(lon, axis=0)
+    lon = first + (lon - first + 180) % 360 - 180
+    west, east = np.nanmin(lon, axis=0), np.nanmax(lon, axis=0)
+    turned = 360.0 * (west >= 180)
+    west, east = west - turned, east - turned
+    around = whole & (face % 3 == 2)
+    return np.where(around, -180, west), south, np.where(around, 180, np.where(east > 180, east - 360, east)), north
 
 
 def ids_of_tokens(tokens: Iterable[str]) -> Ids:
@@ -76,6 +104,25 @@ def _ids(x, y, z):
             turned ^= _TURN[quarter]
         ids[n] = np.uint64(face) << np.uint64(61) | np.uint64(way) << np.uint64(1) | np.uint64(1)
     return ids
+
+
+def _on_cube(ids: Ids) -> tuple[npt.NDArray[np.int64], ...]:
+    """The face of cells, and a square of the finest level both ways that lies in them."""
+    quarter_of = np.argsort(_PLACE_OF, axis=1)
+    face = (ids >> np.uint64(61)).astype(np.int64)
+    turned = face & 1
+    i, j = np.zeros_like(face), np.zeros_like(face)
+    for bit in range(FINEST - 1, -1, -1):
+        place = (ids >> np.uint64(2 * bit + 1)).astype(np.int64) & 3
+        quarter = quarter_of[turned, place]
+        turned = turned ^ _TURN[place]
+        i, j = i << 1 | quarter >> 1, j << 1 | quarter & 1
+    return face, i, j
+
+
+def _from_square(s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A coordinate on a face, -1 to 1, of a square's, 0 to 1; undoes :func:`_square`."""
+    return np.where(s >= 0.5, 4 * s * s - 1, 1 - 4 * (1 - s) * (1 - s)) / 3
 
 
 @numba.njit(cache=True)

@@ -32,7 +32,8 @@ KEPT = 4
 _ALONE_BELOW = 20_000
 """Points below which more threads cost more than they save."""
 
-_STACK = 64  # a tree of 2^31 leaves holds one open node a level
+STACK = 64
+"""Open nodes of a search: a tree of 2^31 leaves has one a level."""
 
 
 def minimum_spanning_tree(xyz: Floats, min_samples: int, threads: int | None = None) -> tuple[Indices, Indices, Floats]:
@@ -65,22 +66,22 @@ def minimum_spanning_tree(xyz: Floats, min_samples: int, threads: int | None = N
         return np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0)
     if threads is None:
         threads = 1 if n < _ALONE_BELOW else usable_cores()
-    with _crew(threads) as shared:
+    with crew(threads) as shared:
         codes = np.empty(n, np.uint64)
         shared(_morton, n, xyz, codes)
         order = radix_order(codes)
         del codes
-        points, low, high = _tree(shared, xyz, order)
+        points, low, high = bounding_tree(shared, xyz, order)
         n_leaves = len(points)
         samples = min(min_samples, n - 1)
         near = np.full((n, min(KEPT, n - 1)), -1, np.int32)
         core = np.full(n_leaves * LEAF, np.inf)
-        shared(_neighbours, n_leaves, points, low, high, n, samples, core, near)
-        a, b, squares = _boruvka(shared, points, low, high, core, near)
+        shared(neighbours, n_leaves, points, low, high, n, samples, core, near)
+        a, b, squares = boruvka(shared, points, low, high, core, near)
     return order[a], order[b], np.sqrt(squares)
 
 
-def _tree(shared: Callable[..., None], xyz: Floats, order: Indices) -> tuple[Floats, Floats, Floats]:
+def bounding_tree(shared: Callable[..., None], xyz: Floats, order: Indices) -> tuple[Floats, Floats, Floats]:
     """Leaves [L, 3, LEAF] of sorted points, filled up with infinity, and the boxes of the nodes of a binary heap.
 
     Node 1 is the root, 2 v and 2 v + 1 are the children of v, and leaf l is node ``len(low) // 2 + l``.
@@ -90,14 +91,14 @@ def _tree(shared: Callable[..., None], xyz: Floats, order: Indices) -> tuple[Flo
     points = np.full((n_leaves, 3, LEAF), np.inf)
     low, high = np.full((2 * base, 3), np.inf), np.full((2 * base, 3), -np.inf)
     shared(_fill, n_leaves, xyz, order, points, low, high)
-    _bound(low, high)
+    bound_nodes(low, high)
     return points, low, high
 
 
-def _boruvka(
+def boruvka(
     shared: Callable[..., None], points: Floats, low: Floats, high: Floats, core: Floats, near: Indices
 ) -> tuple[Indices, Indices, Floats]:
-    """Edges between points in Morton order, with squared chords."""
+    """Edges between points in the order of the leaves, with squared chords."""
     n, n_leaves = len(near), len(points)
     component = np.full(n_leaves * LEAF, -1, np.int32)
     component[:n] = np.arange(n)
@@ -110,15 +111,20 @@ def _boruvka(
     while done < n - 1:
         best = np.full(n_components, np.inf)
         shared(_recall, n, points, core, near, component, least, target, length, best)
-        _node_components(component, n, node_component)
+        node_components(component, n, node_component)
         shared(_search, n_leaves, points, low, high, core, component, node_component, least, target, length, best)
-        done, renamed, n_components = _join(component, target, length, n_components, a, b, squares, done)
+        chosen = _choose(component, target, length, n_components)
+        used, renamed, n_components = merge_groups(component[chosen], component[target[chosen]], n_components)
+        chosen = chosen[used]
+        new = slice(done, done + len(chosen))
+        a[new], b[new], squares[new] = chosen, target[chosen], length[chosen]
+        done = new.stop
         shared(_rename, n, component, renamed)
     return a, b, squares
 
 
 @contextmanager
-def _crew(threads: int) -> Iterator[Callable[..., None]]:
+def crew(threads: int) -> Iterator[Callable[..., None]]:
     """A function that shares the range of a compiled function among threads."""
     if threads == 1:
         yield lambda work, n, *args: work(*args, 0, n)
@@ -198,7 +204,7 @@ def _fill(xyz, order, points, low, high, first, last):
 
 
 @numba.njit(cache=True, nogil=True)
-def _bound(low, high):
+def bound_nodes(low, high):
     """Bound the nodes above the leaves."""
     for v in range(len(low) // 2 - 1, 0, -1):
         for d in range(3):
@@ -217,7 +223,7 @@ def _gap(low, high, v, w):
 
 
 @numba.njit(nogil=True)
-def _gap_to(low, high, v, x, y, z):
+def gap_to(low, high, v, x, y, z):
     """Squared distance of a box and a point."""
     p = max(low[v, 0] - x, x - high[v, 0], 0.0)
     q = max(low[v, 1] - y, y - high[v, 1], 0.0)
@@ -227,8 +233,20 @@ def _gap_to(low, high, v, x, y, z):
 
 @numba.njit(nogil=True)
 def _open(low, high, here, v, bound, nodes, gaps, depth):
-    """Put the children of a node on the stack, the nearer on top."""
-    left, right = _gap(low, high, 2 * v, here), _gap(low, high, 2 * v + 1, here)
+    """Put the children of a node on the stack that are nearer to another node than a bound."""
+    return _push(v, _gap(low, high, 2 * v, here), _gap(low, high, 2 * v + 1, here), bound, nodes, gaps, depth)
+
+
+@numba.njit(nogil=True)
+def open_to(low, high, v, x, y, z, bound, nodes, gaps, depth):
+    """Put the children of a node on the stack that are nearer to a point than a bound."""
+    left, right = gap_to(low, high, 2 * v, x, y, z), gap_to(low, high, 2 * v + 1, x, y, z)
+    return _push(v, left, right, bound, nodes, gaps, depth)
+
+
+@numba.njit(nogil=True)
+def _push(v, left, right, bound, nodes, gaps, depth):
+    """The nearer child comes on top."""
     near, far = 2 * v, 2 * v + 1
     if right < left:
         near, far, left, right = far, near, right, left
@@ -242,7 +260,8 @@ def _open(low, high, here, v, bound, nodes, gaps, depth):
 
 
 @numba.njit(inline="always")
-def _squares(points, leaf, x, y, z, out):
+def squares_to(points, leaf, x, y, z, out):
+    """Squared distances [LEAF] of the points of a leaf and a point; additions in one order everywhere."""
     xs, ys, zs = points[leaf, 0], points[leaf, 1], points[leaf, 2]
     for t in range(LEAF):
         p, q, r = xs[t] - x, ys[t] - y, zs[t] - z
@@ -259,7 +278,7 @@ def _insert(row, who, k, square, j):
 
 
 @numba.njit(cache=True, nogil=True)
-def _neighbours(points, low, high, n, samples, core, near, first, last):
+def neighbours(points, low, high, n, samples, core, near, first, last):
     """Squared core distances and nearest neighbours of the points of some leaves."""
     base = len(low) // 2
     kept = near.shape[1]
@@ -267,7 +286,7 @@ def _neighbours(points, low, high, n, samples, core, near, first, last):
     square = np.empty((LEAF, k))
     who = np.empty((LEAF, k), np.int32)
     out = np.empty(LEAF)
-    nodes, gaps = np.empty(_STACK, np.int64), np.empty(_STACK)
+    nodes, gaps = np.empty(STACK, np.int64), np.empty(STACK)
     for leaf in range(first, last):
         size = min(LEAF, n - leaf * LEAF)
         square[:] = np.inf
@@ -293,8 +312,8 @@ def _neighbours(points, low, high, n, samples, core, near, first, last):
                     x, y, z = points[leaf, 0, i], points[leaf, 1, i], points[leaf, 2, i]
                     row, names = square[i], who[i]
                     worst = row[k - 1]
-                    if _gap_to(low, high, w, x, y, z) < worst:
-                        _squares(points, other, x, y, z, out)
+                    if gap_to(low, high, w, x, y, z) < worst:
+                        squares_to(points, other, x, y, z, out)
                         if other == leaf:
                             out[i] = np.inf
                         for t in range(LEAF):
@@ -359,7 +378,7 @@ def _recall(points, core, near, component, least, target, length, best, first, l
 
 
 @numba.njit(cache=True, nogil=True)
-def _node_components(component, n, node_component):
+def node_components(component, n, node_component):
     """The component that all points of a node belong to, -1 where they differ, -2 where there are none."""
     base = len(node_component) // 2
     node_component[:] = -2
@@ -370,9 +389,15 @@ def _node_components(component, n, node_component):
                 c = -1
                 break
         node_component[base + leaf] = c
-    for v in range(base - 1, 0, -1):
-        one, other = node_component[2 * v], node_component[2 * v + 1]
-        node_component[v] = one if other == -2 or one == other else -1
+    share(node_component)
+
+
+@numba.njit(cache=True, nogil=True)
+def share(found):
+    """Give each node of a heap above the leaves the value that all its leaves share, -1 where they differ; -2 is no leaf."""
+    for v in range(len(found) // 2 - 1, 0, -1):
+        one, other = found[2 * v], found[2 * v + 1]
+        found[v] = one if other == -2 or one == other else -1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -383,7 +408,7 @@ def _search(points, low, high, core, component, node_component, least, target, l
     out = np.empty(LEAF)
     asking = np.empty(LEAF, np.int64)
     limit = np.empty(LEAF)
-    nodes, gaps = np.empty(_STACK, np.int64), np.empty(_STACK)
+    nodes, gaps = np.empty(STACK, np.int64), np.empty(STACK)
     for leaf in range(first, last):
         start = leaf * LEAF
         count = 0
@@ -420,9 +445,9 @@ def _search(points, low, high, core, component, node_component, least, target, l
                     if node_component[w] == c:
                         continue
                     x, y, z = points[leaf, 0, i - start], points[leaf, 1, i - start], points[leaf, 2, i - start]
-                    if _gap_to(low, high, w, x, y, z) >= limit[a]:
+                    if gap_to(low, high, w, x, y, z) >= limit[a]:
                         continue
-                    _squares(points, other, x, y, z, out)
+                    squares_to(points, other, x, y, z, out)
                     for t in range(LEAF):
                         if out[t] < limit[a]:
                             j = other * LEAF + t
@@ -458,43 +483,54 @@ def _search(points, low, high, core, component, node_component, least, target, l
 
 
 @numba.njit(cache=True, nogil=True)
-def _join(component, target, length, n_components, a, b, squares, done):
-    """Join each component by its shortest edge.
-
-    Returns:
-        Edges so far, the new number of each component, and how many there are.
-    """
-    n = len(target)
+def _choose(component, target, length, n_components):
+    """The point with the shortest edge of each component."""
     chosen = np.full(n_components, -1, np.int32)
-    for i in range(n):
+    for i in range(len(target)):
         if target[i] >= 0:
             for c in (component[i], component[target[i]]):
                 if chosen[c] < 0 or length[i] < length[chosen[c]]:
                     chosen[c] = i
-    leader = np.arange(n_components).astype(np.int32)
-    for c in range(n_components):
-        i = chosen[c]
-        one, other = component[i], component[target[i]]
-        while leader[one] != one:
-            leader[one] = leader[leader[one]]
-            one = leader[one]
-        while leader[other] != other:
-            leader[other] = leader[leader[other]]
-            other = leader[other]
-        # Where edges tie, those chosen may close a circle; all its edges are equal then, and any may be left out.
+    return chosen
+
+
+@numba.njit(cache=True, nogil=True)
+def merge_groups(g, h, n_groups):
+    """Join groups by edges ``g - h``: whether each edge was used, the new number of each group, and how many are left.
+
+    Where edges tie, those chosen may close a circle; all its edges are equal then, and any may be left out.
+    """
+    leader = np.arange(n_groups).astype(np.int32)
+    used = np.zeros(len(g), np.bool_)
+    for e in range(len(g)):
+        one, other = leader_of(leader, g[e]), leader_of(leader, h[e])
         if one != other:
             leader[max(one, other)] = min(one, other)
-            a[done], b[done], squares[done] = i, target[i], length[i]
-            done += 1
-    renamed = np.empty(n_components, np.int32)
+            used[e] = True
+    return used, *renumbered(leader)
+
+
+@numba.njit(nogil=True)
+def leader_of(leader, i):
+    """Who leads the group of a member; the path there is halved."""
+    while leader[i] != i:
+        leader[i] = leader[leader[i]]
+        i = leader[i]
+    return i
+
+
+@numba.njit(cache=True, nogil=True)
+def renumbered(leader):
+    """Groups counted by their leaders, none of which has members before itself; and how many there are."""
+    number = np.empty(len(leader), np.int32)
     count = 0
-    for c in range(n_components):
-        if leader[c] == c:
-            renamed[c] = count
+    for i in range(len(leader)):
+        if leader[i] == i:
+            number[i] = count
             count += 1
         else:
-            renamed[c] = renamed[leader[c]]
-    return done, renamed, count
+            number[i] = number[leader[i]]
+    return number, count
 
 
 @numba.njit(cache=True, nogil=True)

@@ -13,19 +13,23 @@ import numba
 import numpy as np
 
 from geo_assets.geotag.spanning import (
-    _STACK,
     KEPT,
     LEAF,
+    STACK,
     Floats,
     Indices,
-    _boruvka,
-    _bound,
-    _crew,
-    _gap_to,
-    _neighbours,
-    _node_components,
-    _squares,
-    _tree,
+    boruvka,
+    bound_nodes,
+    bounding_tree,
+    crew,
+    gap_to,
+    leader_of,
+    neighbours,
+    node_components,
+    open_to,
+    renumbered,
+    share,
+    squares_to,
 )
 
 RUN = 128
@@ -43,8 +47,8 @@ class Tree(NamedTuple):
     @classmethod
     def of(cls, xyz: Floats) -> Tree:
         """The tree of places [N, 3] that lie along a curve already."""
-        with _crew(1) as shared:
-            return cls(*_tree(shared, xyz, np.arange(len(xyz), dtype=np.int32)), len(xyz))
+        with crew(1) as shared:
+            return cls(*bounding_tree(shared, xyz, np.arange(len(xyz), dtype=np.int32)), len(xyz))
 
     def run_boxes(self) -> tuple[Floats, Floats]:
         """Boxes [R, 3] of each ``RUN`` places."""
@@ -69,7 +73,7 @@ class Runs(NamedTuple):
         base = 1 << max(len(tile) - 1, 0).bit_length()
         lows, highs = np.full((2 * base, 3), np.inf), np.full((2 * base, 3), -np.inf)
         lows[base : base + len(tile)], highs[base : base + len(tile)] = low, high
-        _bound(lows, highs)
+        bound_nodes(lows, highs)
         return cls(lows, highs, tile, uniform(tile, base))
 
 
@@ -80,16 +84,16 @@ def local_tree(tree: Tree, core: Floats) -> tuple[Indices, Indices, Floats]:
         return np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0)
     near = np.full((n, min(KEPT, n - 1)), -1, np.int32)
     cores = np.full(n_leaves * LEAF, np.inf)
-    with _crew(1) as shared:
-        shared(_neighbours, n_leaves, tree.points, tree.low, tree.high, n, 1, cores, near)
+    with crew(1) as shared:
+        shared(neighbours, n_leaves, tree.points, tree.low, tree.high, n, 1, cores, near)
         cores[:n] = core
-        return _boruvka(shared, tree.points, tree.low, tree.high, cores, near)
+        return boruvka(shared, tree.points, tree.low, tree.high, cores, near)
 
 
 def node_groups(tree: Tree, group: Indices) -> Indices:
     """The group that all places of a node belong to, -1 where they differ, -2 where there are none."""
     found = np.empty(len(tree.low), np.int32)
-    _node_components(group, tree.n, found)
+    node_components(group, tree.n, found)
     return found
 
 
@@ -97,31 +101,8 @@ def uniform(values: Indices, base: int) -> Indices:
     """The value that all leaves of a node of a heap of ``base`` leaves share, -1 where they differ, -2 without leaves."""
     found = np.full(2 * base, -2, np.int32)
     found[base : base + len(values)] = values
-    _share(found)
+    share(found)
     return found
-
-
-@numba.njit(cache=True)
-def _share(found):
-    for v in range(len(found) // 2 - 1, 0, -1):
-        one, other = found[2 * v], found[2 * v + 1]
-        found[v] = one if other == -2 or one == other else -1
-
-
-@numba.njit(nogil=True)
-def _push_children(low, high, v, x, y, z, limit, nodes, gaps, depth):
-    """Put the children of a node nearer than a limit on the stack, the nearer on top."""
-    near, far = 2 * v, 2 * v + 1
-    left, right = _gap_to(low, high, near, x, y, z), _gap_to(low, high, far, x, y, z)
-    if right < left:
-        near, far, left, right = far, near, right, left
-    if right < limit:
-        nodes[depth], gaps[depth] = far, right
-        depth += 1
-    if left < limit:
-        nodes[depth], gaps[depth] = near, left
-        depth += 1
-    return depth
 
 
 @numba.njit(cache=True, nogil=True)
@@ -133,11 +114,11 @@ def take_neighbours(points, low, high, xyz, asking, themselves, nearest):
     base = len(low) // 2
     k = nearest.shape[1]
     out = np.empty(LEAF)
-    nodes, gaps = np.empty(_STACK, np.int64), np.empty(_STACK)
+    nodes, gaps = np.empty(STACK, np.int64), np.empty(STACK)
     for i in asking:
         x, y, z = xyz[i, 0], xyz[i, 1], xyz[i, 2]
         row = nearest[i]
-        nodes[0], gaps[0] = 1, _gap_to(low, high, 1, x, y, z)
+        nodes[0], gaps[0] = 1, gap_to(low, high, 1, x, y, z)
         depth = 1
         while depth > 0:
             depth -= 1
@@ -145,10 +126,10 @@ def take_neighbours(points, low, high, xyz, asking, themselves, nearest):
             if gaps[depth] >= row[k - 1]:
                 continue
             if w < base:
-                depth = _push_children(low, high, w, x, y, z, row[k - 1], nodes, gaps, depth)
+                depth = open_to(low, high, w, x, y, z, row[k - 1], nodes, gaps, depth)
                 continue
             leaf = w - base
-            _squares(points, leaf, x, y, z, out)
+            squares_to(points, leaf, x, y, z, out)
             for t in range(LEAF):
                 if out[t] < row[k - 1] and not (themselves and leaf * LEAF + t == i):
                     q = k - 1
@@ -182,13 +163,13 @@ def take_shortest(
     """
     base = len(low) // 2
     out = np.empty(LEAF)
-    nodes, gaps = np.empty(_STACK, np.int64), np.empty(_STACK)
+    nodes, gaps = np.empty(STACK, np.int64), np.empty(STACK)
     for i in asking:
         x, y, z = xyz[i, 0], xyz[i, 1], xyz[i, 2]
         g, c = group[i], own[i]
         if core[i] >= limit[c]:
             continue
-        nodes[0], gaps[0] = 1, _gap_to(low, high, 1, x, y, z)
+        nodes[0], gaps[0] = 1, gap_to(low, high, 1, x, y, z)
         depth = 1
         while depth > 0:
             depth -= 1
@@ -196,10 +177,10 @@ def take_shortest(
             if gaps[depth] >= limit[c] or node_group[w] == g:
                 continue
             if w < base:
-                depth = _push_children(low, high, w, x, y, z, limit[c], nodes, gaps, depth)
+                depth = open_to(low, high, w, x, y, z, limit[c], nodes, gaps, depth)
                 continue
             leaf = w - base
-            _squares(points, leaf, x, y, z, out)
+            squares_to(points, leaf, x, y, z, out)
             for t in range(LEAF):
                 if out[t] < limit[c]:
                     j = leaf * LEAF + t
@@ -216,12 +197,12 @@ def reached(low, high, node_tile, node_group, xyz, group, asking, limit, done, f
         Those who reach a tile; limits only shrink, so the others need not ask again.
     """
     base = len(low) // 2
-    nodes, gaps = np.empty(_STACK, np.int64), np.empty(_STACK)
+    nodes, gaps = np.empty(STACK, np.int64), np.empty(STACK)
     still = np.zeros(len(asking), np.bool_)
     for a in range(len(asking)):
         i = asking[a]
         x, y, z = xyz[i, 0], xyz[i, 1], xyz[i, 2]
-        nodes[0], gaps[0] = 1, _gap_to(low, high, 1, x, y, z)
+        nodes[0], gaps[0] = 1, gap_to(low, high, 1, x, y, z)
         depth = 1
         while depth > 0:
             depth -= 1
@@ -234,7 +215,7 @@ def reached(low, high, node_tile, node_group, xyz, group, asking, limit, done, f
             if tile >= 0 and flags[tile] and still[a]:
                 continue
             if w < base:
-                depth = _push_children(low, high, w, x, y, z, limit[a], nodes, gaps, depth)
+                depth = open_to(low, high, w, x, y, z, limit[a], nodes, gaps, depth)
             else:
                 still[a] = flags[tile] = True
     return asking[still]
@@ -244,11 +225,11 @@ def reached(low, high, node_tile, node_group, xyz, group, asking, limit, done, f
 def gap_outside(low, high, node_tile, xyz, tile, squares):
     """Squared distance [N] of each place of a tile to the nearest box of a run of another; infinite where there is none."""
     base = len(low) // 2
-    nodes, gaps = np.empty(_STACK, np.int64), np.empty(_STACK)
+    nodes, gaps = np.empty(STACK, np.int64), np.empty(STACK)
     for i in range(len(xyz)):
         x, y, z = xyz[i, 0], xyz[i, 1], xyz[i, 2]
         best = np.inf
-        nodes[0], gaps[0] = 1, _gap_to(low, high, 1, x, y, z)
+        nodes[0], gaps[0] = 1, gap_to(low, high, 1, x, y, z)
         depth = 1
         while depth > 0:
             depth -= 1
@@ -256,18 +237,10 @@ def gap_outside(low, high, node_tile, xyz, tile, squares):
             if gaps[depth] >= best or node_tile[w] == tile:
                 continue
             if w < base:
-                depth = _push_children(low, high, w, x, y, z, best, nodes, gaps, depth)
+                depth = open_to(low, high, w, x, y, z, best, nodes, gaps, depth)
             else:
                 best = gaps[depth]
         squares[i] = best
-
-
-@numba.njit(nogil=True)
-def _leader(leader, i):
-    while leader[i] != i:
-        leader[i] = leader[leader[i]]
-        i = leader[i]
-    return i
 
 
 @numba.njit(cache=True)
@@ -287,23 +260,14 @@ def certain_edges(a, b, squares, least):
     leader = np.arange(n).astype(np.int32)
     certain = np.zeros(len(a), np.bool_)
     for e in range(len(a)):
-        one, other = _leader(leader, a[e]), _leader(leader, b[e])
+        one, other = leader_of(leader, a[e]), leader_of(leader, b[e])
         # An edge refused before left a component with a smaller least; so no shorter edge leaves this one.
         if squares[e] <= max(least[one], least[other]):
             certain[e] = True
             first, second = min(one, other), max(one, other)
             leader[second] = first
             least[first] = min(least[one], least[other])
-    component = np.empty(n, np.int32)
-    count = 0
-    for i in range(n):
-        top = _leader(leader, i)
-        if top == i:
-            component[i] = count
-            count += 1
-        else:
-            component[i] = component[top]
-    return certain, component
+    return certain, renumbered(leader)[0]
 
 
 @numba.njit(cache=True)
@@ -317,25 +281,3 @@ def choose(one, other, squares, group, best, chosen, first):
             best[g], chosen[g] = squares[e], first + e
         if squares[e] < best[h]:
             best[h], chosen[h] = squares[e], first + e
-
-
-@numba.njit(cache=True)
-def merge_groups(g, h, n_groups):
-    """Join groups by edges ``g - h``: whether each edge was used, and the new number of each group."""
-    leader = np.arange(n_groups)
-    used = np.zeros(len(g), np.bool_)
-    for e in range(len(g)):
-        one, other = _leader(leader, g[e]), _leader(leader, h[e])
-        if one != other:
-            leader[max(one, other)] = min(one, other)
-            used[e] = True
-    renamed = np.empty(n_groups, np.int32)
-    count = 0
-    for i in range(n_groups):
-        top = _leader(leader, i)
-        if top == i:
-            renamed[i] = count
-            count += 1
-        else:
-            renamed[i] = renamed[top]
-    return used, renamed

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from geo_assets.geotag.quarters import QUADTREE_DEPTH, RULES, S2_DEPTH, Counted, box_codes, s2_codes
+from geo_assets.geotag.quarters import QUADTREE_DEPTH, S2_DEPTH, Counted, Rule, box_codes, rules, s2_codes
 
 
 def world(n: int = 3000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -26,10 +26,9 @@ def by_recursion(codes, photos, depth, most, fewest, level=0) -> set[tuple[int, 
     return set().union(*(by_recursion(*part, depth, most, fewest, level + 1) for part in parts.values()))
 
 
-@pytest.mark.parametrize("name", list(RULES))
-def test_cells_are_those_of_the_rule(name):
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.name)
+def test_cells_are_those_of_the_rule(rule: Rule):
     lon, lat, photos = world()
-    rule = RULES[name]
     codes = rule.codes(lon, lat)
     cells = Counted(codes, photos, rule.depth).cut(most=200, fewest=10)
     faces = {c >> 2 * rule.depth for c in codes.tolist()}
@@ -45,11 +44,10 @@ def test_cells_are_those_of_the_rule(name):
     assert (cells.first[1:] > cells.last[:-1]).all()
 
 
-@pytest.mark.parametrize("name", list(RULES))
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.name)
 @pytest.mark.parametrize("wanted", [8, 60, 400])
-def test_about_as_many_cells_as_wanted(name, wanted):
+def test_about_as_many_cells_as_wanted(rule: Rule, wanted):
     lon, lat, photos = world()
-    rule = RULES[name]
     codes = rule.codes(lon, lat)
     cells = Counted(codes, photos, rule.depth).cut_into(wanted, rule.kept)
     assert abs(len(cells) - wanted) <= 0.1 * wanted + 1

@@ -16,6 +16,7 @@ from geo_assets.errors import ConfigError, SourceError
 from geo_assets.geotag import tiles
 from geo_assets.geotag.clustering import dendrogram, spanning_tree, unit_sphere
 from geo_assets.geotag.s2 import cell_ids
+from geo_assets.lake import Lake
 from geo_assets_tests.geotag.places import blobs
 
 
@@ -61,7 +62,15 @@ def stored(places: pd.DataFrame, path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.suffix != ".tmp"}
+    found = [
+        path for path in folder.rglob("*.*") if path.is_file() and path.suffix != ".tmp" and "cut_" not in str(path)
+    ]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def tree_of(points: Path, folder: Path, min_samples: int, n_tiles: int) -> Path:
+    """The file of the tree of tiles."""
+    return folder / tiles.spanning_tree([points], Lake(folder), min_samples=min_samples, n_tiles=n_tiles)
 
 
 def assert_same(points: Path, tree: Path, min_samples: int) -> None:
@@ -84,18 +93,18 @@ def unsynced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
-@pytest.mark.parametrize(("min_samples", "tile_points"), [(1, 40), (4, 20), (30, 60), (1000, 90), (3, 1000)])
-def test_same_tree_as_in_one_piece(cloud: str, min_samples: int, tile_points: int, tmp_path: Path):
+@pytest.mark.parametrize(("min_samples", "n_tiles"), [(1, 5), (4, 9), (30, 4), (1000, 2), (3, 1)])
+def test_same_tree_as_in_one_piece(cloud: str, min_samples: int, n_tiles: int, tmp_path: Path):
     points = stored(CLOUDS[cloud], tmp_path / "points.parquet")
-    tree = tiles.spanning_tree([points], tmp_path / "run", min_samples=min_samples, tile_points=tile_points)
+    tree = tree_of(points, tmp_path / "run", min_samples, n_tiles)
     assert_same(points, tree, min_samples)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 7])
-@pytest.mark.parametrize("tile_points", [1, 2, 10])
-def test_few_places_and_tiles_of_fewer_than_min_samples(n: int, tile_points: int, tmp_path: Path):
+@pytest.mark.parametrize("n_tiles", [1, 2, 10])
+def test_few_places_and_tiles_of_fewer_than_min_samples(n: int, n_tiles: int, tmp_path: Path):
     points = stored(CLOUDS["everywhere"].head(n), tmp_path / "points.parquet")
-    tree = tiles.spanning_tree([points], tmp_path / "run", min_samples=3, tile_points=tile_points)
+    tree = tree_of(points, tmp_path / "run", 3, n_tiles)
     assert len(pd.read_parquet(tree)) == max(n - 1, 0)
     assert_same(points, tree, 3)
 
@@ -106,16 +115,16 @@ def test_random_clusters(seed: int, tmp_path: Path):
     centres = zip(draw.uniform(-180, 180, 6), draw.uniform(-89, 89, 6), strict=True)
     places = blobs(list(centres), n=30, km=float(draw.choice([1, 50, 1000])), seed=seed)
     points, min_samples = stored(places, tmp_path / "points.parquet"), int(draw.integers(1, 9))
-    tree = tiles.spanning_tree([points], tmp_path / "run", min_samples=min_samples, tile_points=30)
+    tree = tree_of(points, tmp_path / "run", min_samples, 6)
     assert_same(points, tree, min_samples)
 
 
 def test_tiles_follow_the_curve_and_hold_every_place_once(tmp_path: Path):
     one, two = (stored(CLOUDS[name], tmp_path / f"{name}.parquet") for name in ("cities", "copies"))
-    assert tiles.cut([one, two], tmp_path / "run", 45) == 8  # 160 and 186 places
+    assert tiles.cut([one, two], Lake(tmp_path / "run"), 8, 2) == 8  # 160 and 186 places
     places = pd.concat([pd.read_parquet(one), pd.read_parquet(two)], ignore_index=True)
     parts = [pd.read_parquet(path) for path in sorted((tmp_path / "run" / "tiles").glob("*.parquet"))]
-    assert [len(part) for part in parts] == [45] * 7 + [31]
+    assert [len(part) for part in parts] == [43, 43, 43, 44, 43, 43, 43, 44]
     rows = pd.concat(parts, ignore_index=True)
     assert sorted(rows["row"]) == list(range(346))
     in_order = places.loc[rows["row"]]
@@ -129,9 +138,9 @@ def test_core_distances_are_those_of_the_definition(tmp_path: Path):
     places = pd.read_parquet(points)
     xyz = unit_sphere(places["lon"], places["lat"])
     far = np.sort(np.linalg.norm(xyz[:, None] - xyz[None], axis=-1), axis=1)
-    n_tiles = tiles.cut([points], tmp_path / "run", 20)
-    for tile in range(n_tiles):
-        core = pd.read_parquet(tiles.core_distances(tmp_path / "run", tile, 25))["square"]
+    run = Lake(tmp_path / "run")
+    for tile in range(tiles.cut([points], run, 10, 25)):
+        core = pd.read_parquet(tmp_path / "run" / tiles.core_distances(run, tile))["square"]
         rows = pd.read_parquet(tmp_path / "run" / "tiles" / f"{tile:06d}.parquet")["row"]
         np.testing.assert_allclose(np.sqrt(core), far[rows, 25], rtol=1e-9, atol=1e-15)
 
@@ -139,24 +148,23 @@ def test_core_distances_are_those_of_the_definition(tmp_path: Path):
 def test_a_tile_reads_only_those_in_reach(tmp_path: Path):
     points = stored(blobs([(2.35, 48.85), (151.2, -33.9)], n=60), tmp_path / "points.parquet")
     run, south = tmp_path / "run", pd.read_parquet(points)["lat"].to_numpy() < 0
-    whole = [
-        pd.read_parquet(tiles.core_distances(tmp_path / "all", t, 3))
-        for t in range(tiles.cut([points], tmp_path / "all", 20))
-    ]
-    assert tiles.cut([points], run, 20) == 6
+    whole = tmp_path / "whole"
+    for tile in range(tiles.cut([points], Lake(whole), 6, 3)):
+        tiles.core_distances(Lake(whole), tile)
+    assert tiles.cut([points], Lake(run), 6, 3) == 6
     far = [path for path in (run / "tiles").iterdir() if south[pd.read_parquet(path)["row"]].all()]
     for path in far:
         path.unlink()
     assert len(far) == 3
     for path in (run / "tiles").iterdir():
-        tile = int(path.stem)
-        assert pd.read_parquet(tiles.core_distances(run, tile, 3)).equals(whole[tile])
-        assert tiles.local_tree(run, tile).exists()
+        core = tiles.core_distances(Lake(run), int(path.stem))
+        assert (run / core).read_bytes() == (whole / core).read_bytes()
+        assert (run / tiles.local_tree(Lake(run), int(path.stem))).exists()
 
 
 def test_what_is_certain_in_a_tile_is_most_of_it_and_stays(tmp_path: Path):
     points = stored(blobs([(2.35, 48.85), (13.4, 52.5)], n=600), tmp_path / "points.parquet")
-    tiles.spanning_tree([points], tmp_path / "run", min_samples=2, tile_points=600)
+    tree_of(points, tmp_path / "run", 2, 2)
     certain = sum(len(pd.read_parquet(path)) for path in (tmp_path / "run" / "certain").glob("*.parquet"))
     assert certain > 0.95 * 1200
     assert len(pd.read_parquet(tmp_path / "run" / "tree.parquet")) == 1199
@@ -164,10 +172,11 @@ def test_what_is_certain_in_a_tile_is_most_of_it_and_stays(tmp_path: Path):
 
 def test_same_bytes_in_any_order_of_tiles(tmp_path: Path):
     points = stored(CLOUDS["cities"], tmp_path / "points.parquet")
-    tiles.spanning_tree([points], tmp_path / "whole", min_samples=3, tile_points=40)
-    run, n_tiles = tmp_path / "run", tiles.cut([points], tmp_path / "run", 40)
+    tree_of(points, tmp_path / "whole", 3, 4)
+    run = Lake(tmp_path / "run")
+    n_tiles = tiles.cut([points], run, 4, 3)
     for tile in reversed(range(n_tiles)):
-        tiles.core_distances(run, tile, 3)
+        tiles.core_distances(run, tile)
     for tile in reversed(range(n_tiles)):
         tiles.local_tree(run, tile)
     count = 0
@@ -176,13 +185,14 @@ def test_same_bytes_in_any_order_of_tiles(tmp_path: Path):
             tiles.search(run, tile, count)
         count += 1
     tiles.gather(run)
-    assert files(run) == files(tmp_path / "whole")
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
 
 
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from geo_assets.geotag import tiles
+from geo_assets.lake import Lake
 put, replace = 0, Path.replace
 os.fsync = lambda descriptor: None
 def counted(self, target):
@@ -192,25 +202,25 @@ def counted(self, target):
         os.kill(os.getpid(), signal.SIGKILL)
     return replace(self, target)
 Path.replace = counted
-tiles.spanning_tree([Path(sys.argv[1])], Path(sys.argv[2]), min_samples=3, tile_points=40)
+tiles.spanning_tree([Path(sys.argv[1])], Lake(sys.argv[2]), min_samples=3, n_tiles=4)
 """
 
 
 def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path):
     points, run = stored(CLOUDS["cities"], tmp_path / "points.parquet"), tmp_path / "run"
-    tiles.spanning_tree([points], tmp_path / "whole", min_samples=3, tile_points=40)
+    tree_of(points, tmp_path / "whole", 3, 4)
     for kill_at in (4, 36):  # while it is cut, and in a round
         command = [sys.executable, "-c", _KILLED, str(points), str(run), str(kill_at)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert not (run / "tree.parquet").exists()
-    tiles.spanning_tree([points], run, min_samples=3, tile_points=40)
+    tree_of(points, run, 3, 4)
     assert files(run) == files(tmp_path / "whole")
 
 
 def test_a_run_stopped_again_and_again_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     points = stored(CLOUDS["copies"], tmp_path / "points.parquet")
-    tiles.spanning_tree([points], tmp_path / "whole", min_samples=2, tile_points=60)
+    tree_of(points, tmp_path / "whole", 2, 4)
     replace, made, stops = Path.replace, 0, 0
 
     def counted(self: Path, target: Path) -> Path:
@@ -224,7 +234,7 @@ def test_a_run_stopped_again_and_again_goes_on(tmp_path: Path, monkeypatch: pyte
     while not (tmp_path / "run" / "tree.parquet").exists():
         made = 0
         try:
-            tiles.spanning_tree([points], tmp_path / "run", min_samples=2, tile_points=60)
+            tree_of(points, tmp_path / "run", 2, 4)
         except KeyboardInterrupt:
             stops += 1
     assert stops > 4
@@ -233,17 +243,19 @@ def test_a_run_stopped_again_and_again_goes_on(tmp_path: Path, monkeypatch: pyte
 
 def test_what_does_not_fit_is_refused(tmp_path: Path):
     points = stored(CLOUDS["grid"], tmp_path / "points.parquet")
-    run = tmp_path / "run"
+    run = Lake(tmp_path / "run")
+    with pytest.raises(SourceError, match="holds no tiles; cut them first"):
+        tiles.core_distances(run, 0)
     with pytest.raises(ConfigError, match="min_samples is 0;"):
-        tiles.spanning_tree([points], run, min_samples=0)
-    with pytest.raises(ConfigError, match="A tile of 0 places"):
-        tiles.cut([points], run, 0)
-    tiles.spanning_tree([points], run, min_samples=2, tile_points=90)
-    with pytest.raises(ConfigError, match="another min_samples; choose an empty folder"):
-        tiles.spanning_tree([points], run, min_samples=3, tile_points=90)
-    with pytest.raises(ConfigError, match="of another size; choose an empty folder"):
-        tiles.spanning_tree([points], run, min_samples=2, tile_points=91)
+        tiles.cut([points], run, 2, 0)
+    with pytest.raises(ConfigError, match="0 tiles hold no place"):
+        tiles.cut([points], run, 0, 2)
+    tiles.cut([points], run, 2, 2)
+    others = stored(CLOUDS["grid"].tail(-1), tmp_path / "others.parquet")
+    for other in (([points], run, 2, 3), ([points], run, 3, 2), ([others], run, 2, 2)):
+        with pytest.raises(ConfigError, match=r"the tiles of other places, or other tiles, .*; choose an empty folder"):
+            tiles.cut(*other)
     wrong = tmp_path / "wrong.parquet"
     frame(np.array([1.0, 2.0]), np.array([1.0, np.nan])).to_parquet(wrong)
-    with pytest.raises(SourceError, match=r"Place 170 \(wrong.parquet\) has no finite coordinates"):
-        tiles.cut([points, wrong], tmp_path / "other", 90)
+    with pytest.raises(SourceError, match="Place 170 has no finite coordinates"):
+        tiles.cut([points, wrong], Lake(tmp_path / "other"), 2, 2)
