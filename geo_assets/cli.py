@@ -251,15 +251,20 @@ def geotag(target: Path, source: str | None, split: str | None, null_islands: bo
 @click.option("--include-noise", is_flag=True, help="noise as -1 in every level, as earlier scripts had it")
 @click.option("--hulls", is_flag=True, help="write the hulls of the cells for a GIS as well, a GeoParquet file a level")
 def cells(folder: Path, include_noise: bool, hulls: bool) -> None:
-    """Write photos, structure and centroids of the cells as the CSV files that earlier training scripts read."""
+    """Write photos, structure and centroids of the cells as the CSV files that earlier training scripts read.
+
+    Tables s2_cells and quadtree_cells, where they were made, become files in the columns of GeoEstimation and OSV-5M.
+    """
     from geo_assets.geotag.hierarchy_export import export_hierarchy
     from geo_assets.geotag.hulls import write_hulls
+    from geo_assets.geotag.quarter_cells import export_cells
     from geo_assets.lake import Lake
     from geo_assets.settings import load
 
     settings = load()
     lake = Lake(settings.lake)
     written = export_hierarchy(lake, folder, settings.geotag, include_noise=include_noise)
+    written += export_cells(lake, folder)
     written += write_hulls(lake, folder) if hulls else []
     click.echo(f"{folder}: {', '.join(path.name for path in written)}")
 
@@ -290,6 +295,10 @@ def cells(folder: Path, include_noise: bool, hulls: bool) -> None:
 @click.option("--region", help="west,south,east,north: draw the condensed tree of this region as tree.png")
 @click.option("--hulls", is_flag=True, help="write the hulls of the cells for a GIS, a GeoParquet file a level")
 @click.option("--judge", is_flag=True, help="hold places out and measure how far off the cells are")
+@click.option(
+    "--others", is_flag=True, help="write S2 cells and boxes of degrees too, as GeoEstimation and OSV-5M cut them"
+)
+@click.option("--csv", is_flag=True, help="write the levels as the three CSV files of earlier training scripts too")
 @click.option("--pickle", is_flag=True, help="write model.pkl too, for scripts that unpickle an hdbscan.HDBSCAN")
 @click.option("--json", "as_json", is_flag=True, help="print the summary as JSON; progress goes to stderr")
 def cluster(
@@ -302,6 +311,8 @@ def cluster(
     region: str | None,
     hulls: bool,
     judge: bool,
+    others: bool,
+    csv: bool,
     pickle: bool,
     as_json: bool,
 ) -> None:
@@ -314,7 +325,16 @@ def cluster(
 
     bounds = _numbers(region, "--region") if region else None
     options = Options(
-        min_cluster_size, min_samples, engine, method, region=bounds, pickle=pickle, hulls=hulls, judge=judge
+        min_cluster_size,
+        min_samples,
+        engine,
+        method,
+        region=bounds,
+        pickle=pickle,
+        hulls=hulls,
+        judge=judge,
+        others=others,
+        csv=csv,
     )
     summary = cluster_file(points, folder, options, lambda line: click.echo(line, err=True))
     click.echo(json.dumps(summary) if as_json else sentences(summary, folder))

@@ -32,6 +32,16 @@ def rationals(degrees: float) -> tuple[Rational, Rational, Rational]:
     return (minutes // 60, 1), (minutes % 60, 1), (seconds, 100_000)
 
 
+def gps_tags(lon: float, lat: float) -> dict[int, Any]:
+    """The GPS directory of a position [deg] as piexif takes it; :func:`position` reads it back."""
+    return {
+        _LAT_REF: b"N" if lat >= 0 else b"S",
+        _LAT: rationals(lat),
+        _LON_REF: b"E" if lon >= 0 else b"W",
+        _LON: rationals(lon),
+    }
+
+
 def number(value: Any) -> float | None:
     """A finite number, or None: rationals may be 0/0."""
     try:

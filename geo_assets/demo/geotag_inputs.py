@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from geo_assets.exif import rationals
+from geo_assets.exif import gps_tags
 
 if TYPE_CHECKING:
     from geo_assets.demo.wikimedia import World
@@ -328,10 +328,7 @@ def _with_exif(jpeg: bytes, photo: _Photo) -> bytes:
 
     seconds = int(photo.number) % 86_400
     gps = {
-        piexif.GPSIFD.GPSLatitudeRef: b"S" if photo.lat < 0 else b"N",
-        piexif.GPSIFD.GPSLatitude: rationals(photo.lat),
-        piexif.GPSIFD.GPSLongitudeRef: b"W" if photo.lon < 0 else b"E",
-        piexif.GPSIFD.GPSLongitude: rationals(photo.lon),
+        **gps_tags(photo.lon, photo.lat),
         piexif.GPSIFD.GPSDateStamp: b"2013:08:17",
         piexif.GPSIFD.GPSTimeStamp: ((seconds // 3600, 1), (seconds // 60 % 60, 1), (seconds % 60, 1)),
     }

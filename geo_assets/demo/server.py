@@ -17,7 +17,6 @@ import math
 import random
 import re
 import signal
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ import orjson
 from aiohttp import web
 
 from geo_assets.demo import mvt
+from geo_assets.demo.serving import serving as served
 from geo_assets.demo.world import DemoImage, World
 
 TOKEN = "MLY|1|demo"
@@ -211,43 +211,8 @@ def serving(world: World, behaviour: Behaviour | None = None, port: int = 0) -> 
         The base address; graph, tiles and image files all live below it.
     """
     api = _Api(world, behaviour or Behaviour())
-    ready: threading.Event = threading.Event()
-    loop = asyncio.new_event_loop()
-    failure: list[BaseException] = []
-
-    async def main() -> None:
-        # Without an application: its router and middlewares cost more than most answers.
-        runner = web.ServerRunner(web.Server(api.handle, access_log=None), shutdown_timeout=1.0)
-        try:
-            await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", port)
-            await site.start()
-            api.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            api.stop = asyncio.Event()
-            ready.set()
-            await api.stop.wait()
-        finally:
-            await runner.cleanup()
-
-    def run() -> None:
-        try:
-            loop.run_until_complete(main())
-        except BaseException as error:
-            failure.append(error)
-        finally:
-            ready.set()
-            loop.close()
-
-    thread = threading.Thread(target=run, name="demo-imagery", daemon=True)
-    thread.start()
-    ready.wait()
-    if failure:
-        raise failure[0]
-    try:
+    with served(api.handle, port, name="demo-imagery") as api.address:
         yield Address.of(api.address, api.record)
-    finally:
-        loop.call_soon_threadsafe(api.stop.set)
-        thread.join()
 
 
 class _Refusal(Exception):
@@ -276,8 +241,6 @@ class _Refusal(Exception):
 
 class _Api:
     """The handlers; one instance a server."""
-
-    stop: asyncio.Event
 
     def __init__(self, world: World, behaviour: Behaviour) -> None:
         self.world, self.behaviour = world, behaviour

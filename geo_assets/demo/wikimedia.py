@@ -13,7 +13,6 @@ import email.utils
 import html
 import math
 import re
-import threading
 import time
 import unicodedata
 import urllib.parse
@@ -27,6 +26,7 @@ from unittest import mock
 import orjson
 from aiohttp import web
 
+from geo_assets.demo.serving import serving as served
 from geo_assets.geotag.wikimedia import Reply
 from geo_assets.settings import Wikimedia as Settings
 
@@ -408,8 +408,6 @@ def serving(world: World, behaviour: Behaviour | None = None, port: int = 0) -> 
         The base address; :data:`COMMONS`, :data:`WIKIDATA` and ``/wiki/Category:...`` live below it.
     """
     wiki = Wiki(world, behaviour)
-    loop, ready = asyncio.new_event_loop(), threading.Event()
-    started: list[Address | BaseException] = []
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -426,38 +424,8 @@ def serving(world: World, behaviour: Behaviour | None = None, port: int = 0) -> 
             reply = Reply(500, b"", {})
         return web.Response(body=reply.body, status=reply.status, headers=reply.headers)
 
-    async def main() -> None:
-        runner = web.ServerRunner(web.Server(handle, access_log=None), shutdown_timeout=1.0)
-        try:
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", port).start()
-            started.append(Address.of(f"http://127.0.0.1:{runner.addresses[0][1]}", wiki.record))
-            ready.set()
-            await stop.wait()
-        finally:
-            await runner.cleanup()
-
-    def run() -> None:
-        try:
-            loop.run_until_complete(main())
-        except BaseException as error:
-            started.append(error)
-        finally:
-            ready.set()
-            loop.close()
-
-    stop = asyncio.Event()
-    thread = threading.Thread(target=run, name="demo-wikimedia", daemon=True)
-    thread.start()
-    ready.wait()
-    address = started[0]
-    if isinstance(address, BaseException):
-        raise address
-    try:
-        yield address
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
+    with served(handle, port, name="demo-wikimedia") as address:
+        yield Address.of(address, wiki.record)
 
 
 class Clock:

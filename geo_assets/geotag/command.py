@@ -18,10 +18,13 @@ import pyarrow.parquet as pq
 from geo_assets.errors import ConfigError, SourceError
 from geo_assets.files import put_in_place, replacing, written_beside
 from geo_assets.geotag import csvs
+from geo_assets.geotag.cell_pictures import error_curves, radius_histograms, size_histograms
 from geo_assets.geotag.combine import prepare
 from geo_assets.geotag.hierarchy import Hierarchy, build
+from geo_assets.geotag.hierarchy_export import CENTROIDS, COORDS, write_csvs
+from geo_assets.geotag.hierarchy_export import STRUCTURE as STRUCTURE_CSV
 from geo_assets.geotag.icicle import refuse_region, tree_picture
-from geo_assets.geotag.model import CARD, Model, fit, save
+from geo_assets.geotag.model import CARD, OVERLAP, POINTS, Model, fit, overlap, save
 from geo_assets.geotag.photos import no_rejects, prepared, refuse_swapped, sift
 from geo_assets.geotag.pictures import level_map
 from geo_assets.settings import Geotag
@@ -38,15 +41,19 @@ PHOTOS, CELLS, STRUCTURE, ERRORS, REJECTS = (
     "errors.parquet",
     "rejects.csv",
 )
-MODEL, PICKLE, SUMMARY, MAP, TREE, CURVES = (
+MODEL, PICKLE, SUMMARY, MAP, RADII, SIZES, TREE, CURVES = (
     "model",
     "model.pkl",
     "summary.json",
     "map.png",
+    "radii.png",
+    "sizes.png",
     "tree.png",
     "errors.png",
 )
 HULLS = "cells_level_*.parquet"
+CSVS = (COORDS, STRUCTURE_CSV, CENTROIDS)
+OTHERS = {table: f"{table}.parquet" for table in ("s2_cells", "quadtree_cells")}
 _SCRATCH = "geo_assets_cluster_"
 _ROLES = {"lon": csvs.LON_NAMES, "lat": csvs.LAT_NAMES}
 _OPTIONAL = {"photo_id": ("photo_id", "id", "img_id", "path")}
@@ -66,6 +73,10 @@ class Options:
     pickle: bool = False
     hulls: bool = False
     judge: bool = False
+    others: bool = False
+    """Cells of S2 and boxes of degrees as well, cut as they are published."""
+    csv: bool = False
+    """The levels as the three CSV files that earlier training scripts read."""
 
 
 def cluster_file(
@@ -78,7 +89,10 @@ def cluster_file(
     ``cell_0`` the finest; ``rejects.csv`` has all other rows. ``cells.parquet`` and ``structure.parquet`` are tables
     ``hierarchy_centroids`` and ``hierarchical_structure``, ``model/`` is what :func:`geo_assets.geotag.model.load`
     reads. ``summary.json`` is written last. On request there are the hulls of the cells for a GIS
-    (``cells_level_<n>.parquet``) and the errors of held-out places beside other partitions (``errors.parquet``).
+    (``cells_level_<n>.parquet``), the errors of held-out places beside other partitions (``errors.parquet``), tables
+    ``s2_cells`` and ``quadtree_cells``, and the files of :func:`geo_assets.geotag.hierarchy_export.export_hierarchy`. Where
+    the folder holds the model of an earlier run on other points, ``model/overlap.parquet`` says which of its clusters are
+    which now.
 
     Args:
         source: parquet or CSV with columns ``lon`` and ``lat`` [deg, WGS84], by these or like names, and perhaps ``photo_id``;
@@ -121,6 +135,9 @@ def cluster_file(
         )
         log("cells by level: " + (", ".join(f"{n:,}" for n in _n_cells(levels)) or "none"))
         _write_photos(con, model, levels, out / PHOTOS)
+        if options.csv:
+            _write_csvs(con, levels, Path(scratch), out)
+        con.unregister("placed")
         _write_tables(levels, out)
         _write_model(model, out / MODEL, Path(scratch))
     _write_pictures(model, levels, out, options)
@@ -131,6 +148,8 @@ def cluster_file(
         lon, lat = (points[name].to_numpy(np.float64) for name in ("lon", "lat"))
         files = write_levels(levels.centroids, lon, lat, levels.cells[:-1], out)
         log(f"hulls: {', '.join(path.name for path in files)}")
+    if options.others:
+        summary |= _write_others(points, out)
     if options.judge:
         summary |= _write_errors(points, out, options, log)
     if options.pickle:
@@ -160,7 +179,15 @@ def _refuse_to_overwrite(source: Path, out: Path) -> None:
         raise SourceError(f"{source} is no file. Name a parquet or CSV file with columns lon and lat.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file, and --out wants a folder. Name another.")
-    if source.resolve().parent == out.resolve() and source.name in (PHOTOS, CELLS, STRUCTURE, ERRORS, REJECTS):
+    if source.resolve().parent == out.resolve() and source.name in (
+        PHOTOS,
+        CELLS,
+        STRUCTURE,
+        ERRORS,
+        REJECTS,
+        *OTHERS.values(),
+        *CSVS,
+    ):
         raise ConfigError(f"{source} would be replaced by the result of the same name. Name another folder with --out.")
     model = out / MODEL
     if model.exists() and not (model / CARD).is_file() and (not model.is_dir() or any(model.iterdir())):
@@ -172,7 +199,10 @@ def _clear(out: Path) -> None:
     for left in out.glob(f"{_SCRATCH}*"):  # of a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     if (out / MODEL / CARD).is_file():
-        for path in (*(out / name for name in (SUMMARY, ERRORS, PICKLE, TREE, CURVES)), *out.glob(HULLS)):
+        for path in (
+            *(out / name for name in (SUMMARY, ERRORS, PICKLE, TREE, CURVES, *OTHERS.values(), *CSVS)),
+            *out.glob(HULLS),
+        ):
             path.unlink(missing_ok=True)
 
 
@@ -229,13 +259,7 @@ def _open(con: duckdb.DuckDBPyConnection, source: Path) -> tuple[dict[str, str],
     except duckdb.Error as error:
         raise SourceError(f"{source} cannot be read: {str(error).splitlines()[0]}", file=str(source)) from None
     columns.remove("file_row_number")
-    names = csvs.recognised(columns, {**_ROLES, **_OPTIONAL})
-    missing = [f"{role} ({' or '.join(_ROLES[role])})" for role in _ROLES if role not in names]
-    if missing:
-        raise SourceError(
-            f"{source.name} lacks {', '.join(missing)}; its columns are {', '.join(columns)}. Name the columns so in {source}.",
-            file=str(source),
-        )
+    names = csvs.roles(source, columns, _ROLES, _OPTIONAL)
     chosen = ", ".join(f'"{name.replace(chr(34), chr(34) * 2)}"::varchar as {role}' for role, name in names.items())
     con.execute(f"create view given as select file_row_number as row, {chosen} {query}")
     return names, no_rejects()
@@ -262,7 +286,18 @@ def _write_photos(con: duckdb.DuckDBPyConnection, model: Model, levels: Hierarch
         con.execute(f"""copy (select photo_id, p.lon, p.lat, {chosen} from photos p
             join placed on placed.lon = place_lon(p.lon, p.lat) and placed.lat = place_lat(p.lat) order by p.row)
             to {literal(file)} (format parquet, compression zstd)""")
-    con.unregister("placed")
+
+
+def _write_csvs(con: duckdb.DuckDBPyConnection, levels: Hierarchy, scratch: Path, out: Path) -> None:
+    # A row's number is unique and in order, which the user's own ids need not be.
+    named = "'points' as source, printf('%020d', row) as photo_id"
+    cells = ", ".join(f"'{level}:' || cell_{level}" for level in range(len(levels.cells) - 1))
+    con.execute(f"create view geotag_combined as select {named}, photo_id as path, lat, lon from photos")
+    con.execute(f"""create view photo_cells as select {named}, [{cells}] as cells, cluster < 0 as is_noise from photos p
+        join placed on placed.lon = place_lon(p.lon, p.lat) and placed.lat = place_lat(p.lat)""")
+    con.register("hierarchy_centroids", levels.centroids)
+    con.register("hierarchical_structure", levels.structure())
+    write_csvs(con, scratch, out, len(levels.cells) - 1, path="path")
 
 
 def _write_tables(levels: Hierarchy, out: Path) -> None:
@@ -278,11 +313,18 @@ def _write_model(model: Model, folder: Path, scratch: Path) -> None:
     staged = scratch / "model"
     staged.mkdir()
     save(model, staged)
+    if (folder / POINTS).is_file() and json.loads((folder / CARD).read_bytes())["version"] != model.version:
+        before = pd.read_parquet(folder / POINTS, columns=["lon", "lat", "cluster"])
+        overlap(before, model.points).to_parquet(staged / OVERLAP, index=False)
     put_in_place(staged, folder)
 
 
 def _write_pictures(model: Model, levels: Hierarchy, out: Path, options: Options) -> None:
-    pictures = {MAP: level_map(levels.centroids)}
+    pictures = {
+        MAP: level_map(levels.centroids),
+        RADII: radius_histograms(levels.centroids),
+        SIZES: size_histograms(levels.centroids),
+    }
     if options.region:
         pictures[TREE] = tree_picture(model, options.region)
     for name, png in pictures.items():
@@ -290,15 +332,30 @@ def _write_pictures(model: Model, levels: Hierarchy, out: Path, options: Options
             sink.write(png)
 
 
+def _write_others(points: pd.DataFrame, out: Path) -> dict[str, Any]:
+    """Cells by other rules; the figures."""
+    from geo_assets.geotag.quarter_cells import cut_cells
+    from geo_assets.geotag.quarters import splits
+
+    figures = {}
+    for table, split in splits(Geotag()).items():
+        cells, figures[table] = cut_cells(points, *split)
+        with replacing(out / OTHERS[table]) as sink:
+            pq.write_table(TABLES[table].conform(cells), sink, compression="zstd")
+    return figures
+
+
 def _write_errors(points: pd.DataFrame, out: Path, options: Options, log: Callable[[str], None]) -> dict[str, Any]:
     """How far off the cells are for places that did not make them; the figures."""
-    from geo_assets.geotag.cell_pictures import error_curves
     from geo_assets.geotag.judge import judge, sample
+    from geo_assets.geotag.quarters import splits
 
     judged = judge(
         sample([points.loc[:, ["lon", "lat", "n_photos"]]], len(points)),
         exponents=options.exponents,
         method=options.method,
+        splits=splits(Geotag()),
+        n_photos=int(points["n_photos"].to_numpy().sum()),
         log=log,
         min_cluster_size=options.min_cluster_size,
         min_samples=options.min_samples,

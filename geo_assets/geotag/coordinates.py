@@ -9,7 +9,6 @@ import contextlib
 import datetime as dt
 import hashlib
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from geo_assets.geotag import csvs
 from geo_assets.geotag.degrees import number_of, position_of
 from geo_assets.geotag.dumps import dump_answers
 from geo_assets.geotag.landmarks import find_file
-from geo_assets.geotag.photos import prepared, refuse_swapped
+from geo_assets.geotag.photos import querying, refuse_swapped
 from geo_assets.geotag.wikimedia import BATCH, PER_MINUTE, Answers, Wikimedia
 from geo_assets.geotag.wikimedia_answers import Answer, Found, Item, Kind, Page, title_of
 from geo_assets.lake import Lake
@@ -106,7 +105,7 @@ def locate(
     """Fill partitions of table ``landmark_coordinates``; each is written as soon as its last landmark is known.
 
     Answers of the APIs are kept in the lake until all parts are written, so that a killed run repeats no more than the
-    calls in flight. One call at a time: that is what Wikimedia wants, too.
+    calls in flight, three at most. One ``locate`` at a time: each keeps to Wikimedia's pace by itself.
 
     Args:
         lake: the table and what it says already.
@@ -127,8 +126,8 @@ def locate(
         ApiError: the APIs refuse or do not answer; finished parts are written, answers are kept.
     """
     todo = [_Part.of(name, settings) for name in parts]
-    with tempfile.TemporaryDirectory(prefix="geo_assets_landmarks_") as scratch:
-        _read(todo, folder, settings, Path(scratch))
+    with querying(lake, settings) as (con, _):
+        _read(con, todo, folder, settings)
     taken = {"by file": _n_found(todo)}
     unplaced = _from_dumps(todo, settings, log)
     taken["by dumps"] = _n_found(todo) - sum(taken.values())
@@ -147,27 +146,23 @@ def locate(
 # -- files -------------------------------------------------------------------------------------------------------
 
 
-def _read(parts: Sequence[_Part], folder: Path, settings: Geotag, scratch: Path) -> None:
+def _read(con: duckdb.DuckDBPyConnection, parts: Sequence[_Part], folder: Path, settings: Geotag) -> None:
     """Landmarks, categories, coordinates and kinds that files in the folder know."""
-    import duckdb
-
     places, kinds = find_file(folder, COORDINATES), find_file(folder, HIERARCHY)
-    with duckdb.connect() as plain:
-        con = prepared(plain, settings, scratch)
-        for name in dict.fromkeys(part.set for part in parts):
-            file = find_file(folder, CATEGORIES[name])
-            if file is not None:
-                _read_categories(con, file, [part for part in parts if part.set == name], settings)
-            elif places is None:
-                raise SourceError(
-                    f"{CATEGORIES[name]} is missing in {folder}: it must hold the columns landmark_id, category "
-                    f"(s3.amazonaws.com/google-landmark/metadata/{name}/{CATEGORIES[name]}).",
-                    file=str(folder / CATEGORIES[name]),
-                )
-        if places is not None:
-            _read_places(con, places, parts, settings)
-        if kinds is not None:
-            _read_kinds(con, kinds, parts)
+    for name in dict.fromkeys(part.set for part in parts):
+        file = find_file(folder, CATEGORIES[name])
+        if file is not None:
+            _read_categories(con, file, [part for part in parts if part.set == name], settings)
+        elif places is None:
+            raise SourceError(
+                f"{CATEGORIES[name]} is missing in {folder}: it must hold the columns landmark_id, category "
+                f"(s3.amazonaws.com/google-landmark/metadata/{name}/{CATEGORIES[name]}).",
+                file=str(folder / CATEGORIES[name]),
+            )
+    if places is not None:
+        _read_places(con, places, parts, settings)
+    if kinds is not None:
+        _read_kinds(con, kinds, parts)
 
 
 def _read_categories(con: duckdb.DuckDBPyConnection, file: Path, parts: Sequence[_Part], settings: Geotag) -> None:

@@ -46,6 +46,27 @@ def recognised(names: list[str], wanted: Mapping[str, tuple[str, ...]]) -> dict[
     return {role: by_lower[n] for role, known in wanted.items() if (n := next((k for k in known if k in by_lower), ""))}
 
 
+def roles(
+    path: Path,
+    names: list[str],
+    required: Mapping[str, tuple[str, ...]],
+    optional: Mapping[str, tuple[str, ...]] | None = None,
+) -> dict[str, str]:
+    """Which column of a file plays which role, as :func:`recognised` finds them.
+
+    Raises:
+        SourceError: a required one is missing.
+    """
+    found = recognised(names, {**required, **(optional or {})})
+    missing = [f"{role} ({' or '.join(required[role])})" for role in required if role not in found]
+    if missing:
+        raise SourceError(
+            f"{path.name} lacks {', '.join(missing)}; its columns are {', '.join(names)}. Name the columns so in {path}.",
+            file=str(path),
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class Csv:
     """A view of the wanted columns as text under their roles, with ``row`` (record number from 0).
@@ -81,13 +102,7 @@ def open_csv(
     import duckdb
 
     names, delimiter = header(path)
-    found = recognised(names, {**required, **(optional or {})})
-    missing = [f"{role} ({' or '.join(required[role])})" for role in required if role not in found]
-    if missing:
-        raise SourceError(
-            f"{path.name} lacks {', '.join(missing)}; its columns are {', '.join(names)}. Name the columns so in {path}.",
-            file=str(path),
-        )
+    found = roles(path, names, required, optional)
     ((scratch,),) = con.execute("select current_setting('temp_directory')").fetchall()
     number = uuid.uuid4().hex[:12]
     copied = Path(scratch) / f"csv_{number}.parquet"

@@ -15,6 +15,9 @@ from geo_assets.sql import literal
 FOLDERS = {"placing_2016": "2016_placing"}
 """Folders of the photo sets below the folder of all photos, where they are not called as the set is."""
 
+EXPORTED_PATH = f"'./' || coalesce((map {FOLDERS})[source], source) || '/' || path"
+"""SQL of a photo's path below the folder of all photos, of columns ``source`` and ``path``."""
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -58,9 +61,8 @@ def export_csv(
         )
     where = ["true" if null_islands else "not list_contains(flags, 'null_island')"]
     where += [f"{name} = '{value}'" for name, value in (("source", source), ("split", split)) if value]
-    folder = f"coalesce((map {FOLDERS})[source], source)"
     with querying(lake, settings, "geotag_combined") as (con, _), written_beside(target) as file:
         ((n,),) = con.execute(f"""
-            copy (select './' || {folder} || '/' || path as path, lat, lon from geotag_combined where {" and ".join(where)})
+            copy (select {EXPORTED_PATH} as path, lat, lon from geotag_combined where {" and ".join(where)})
             to {literal(file)} (format csv, header)""").fetchall()
     return n

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from geo_assets.errors import SourceError
 from geo_assets.geotag import csvs
 from geo_assets.geotag.degrees import number_of, position_of
 from geo_assets.geotag.folder import forget, list_folder, read_folder
-from geo_assets.geotag.photos import Sifted, prepared, refuse_swapped, sift
+from geo_assets.geotag.photos import Sifted, querying, refuse_swapped, sift
 from geo_assets.lake import Lake
 from geo_assets.settings import Geotag
 from geo_assets.sql import literal
@@ -111,15 +110,11 @@ def take_flickr(
 @contextlib.contextmanager
 def _workplace(lake: Lake, settings: Geotag) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
     """A connection with the macros of this module, and a folder on the disk of the lake for what lies in between."""
-    base = Path(lake.root) / "scratch" if lake.is_local else None
-    if base:
-        base.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="flickr_", dir=base) as temporary, lake.connect() as con:
-        prepared(con, settings, Path(temporary) / "spill")
+    with querying(lake, settings) as (con, scratch):
         for name, function, kind in (("text_position", position_of, "DOUBLE[]"), ("text_number", number_of, "DOUBLE")):
             con.create_function(name, _of_text(function), ["VARCHAR"], kind, null_handling="special")  # type: ignore[arg-type]
         con.execute(_MACROS)
-        yield con, Path(temporary)
+        yield con, scratch
 
 
 def _write(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from geo_assets.errors import GeoAssetsError
 from geo_assets.files import written_beside
 from geo_assets.geodesy import MEAN_RADIUS_M
-from geo_assets.geotag.export import FOLDERS
+from geo_assets.geotag.export import EXPORTED_PATH
 from geo_assets.geotag.hierarchy import photo_pieces
 from geo_assets.geotag.photos import querying
 from geo_assets.lake import Lake
@@ -62,20 +62,42 @@ def export_hierarchy(lake: Lake, folder: Path, settings: Geotag, *, include_nois
                 f"Table {table} has no data. Make it first: geo-assets materialize --select hierarchy_centroids"
             )
     with querying(lake, settings, *_TABLES) as (con, scratch):
-        ((top,),) = con.execute("select max(level) from hierarchy_centroids").fetchall()
-        n = len(settings.level_exponents) + 1 if top is None else top
-        clusters = [f"cluster_{level}" for level in range(n)]
-        photos = photo_pieces(con, scratch, _photos(clusters, include_noise))
-        _make_cells(con, clusters, photos if include_noise else None)
-        names = ", ".join(clusters)
-        queries = {
-            COORDS: f"select path, lat, lon, {names} from ({photos})",
-            STRUCTURE: f"select {names}, num_items, children from ({_structure(clusters)}) order by level desc, {_downward(clusters)}",
-            CENTROIDS: f"""
-                select {names}, lat, lon, greatest(mean_dist, {LEAST_KM}) as mean_dist, std_dist from cells
-                order by level, {_downward(clusters)}""",
-        }
-        return [_written(con, query, folder / name) for name, query in queries.items()]
+        return write_csvs(con, scratch, folder, len(settings.level_exponents) + 1, include_noise=include_noise)
+
+
+def write_csvs(
+    con: duckdb.DuckDBPyConnection,
+    scratch: Path,
+    folder: Path,
+    n_levels: int,
+    *,
+    include_noise: bool = False,
+    path: str = EXPORTED_PATH,
+) -> list[Path]:
+    """Write the three files of :func:`export_hierarchy` from the tables as a connection has them.
+
+    Args:
+        con: has views ``geotag_combined`` (sorted by ``source`` and ``photo_id``), ``photo_cells``, ``hierarchy_centroids``
+            and ``hierarchical_structure``.
+        scratch: for what does not fit into memory.
+        folder: where the files go; those that are there are replaced.
+        n_levels: levels below the root, where there is no cell to tell.
+        include_noise: as in :func:`export_hierarchy`.
+        path: SQL of a photo's path, of columns of ``geotag_combined``.
+    """
+    ((top,),) = con.execute("select max(level) from hierarchy_centroids").fetchall()
+    clusters = [f"cluster_{level}" for level in range(n_levels if top is None else top)]
+    photos = photo_pieces(con, scratch, _photos(clusters, include_noise, path))
+    _make_cells(con, clusters, photos if include_noise else None)
+    names = ", ".join(clusters)
+    queries = {
+        COORDS: f"select path, lat, lon, {names} from ({photos})",
+        STRUCTURE: f"select {names}, num_items, children from ({_structure(clusters)}) order by level desc, {_downward(clusters)}",
+        CENTROIDS: f"""
+            select {names}, lat, lon, greatest(mean_dist, {LEAST_KM}) as mean_dist, std_dist from cells
+            order by level, {_downward(clusters)}""",
+    }
+    return [_written(con, query, folder / name) for name, query in queries.items()]
 
 
 def _written(con: duckdb.DuckDBPyConnection, query: str, target: Path) -> Path:
@@ -84,13 +106,12 @@ def _written(con: duckdb.DuckDBPyConnection, query: str, target: Path) -> Path:
     return target
 
 
-def _photos(clusters: list[str], include_noise: bool) -> Callable[[str], str]:
-    folder = f"coalesce((map {FOLDERS})[p.source], p.source)"
+def _photos(clusters: list[str], include_noise: bool, path: str) -> Callable[[str], str]:
     unless = "q.is_noise" if include_noise else "false"
     ids = ", ".join(f"if({unless}, -1, {_id(f'q.cells[{level}]')}) as {name}" for level, name in enumerate(clusters, 1))
     return lambda piece: (
         f"""
-        select './' || {folder} || '/' || p.path as path, p.lat, p.lon, {ids}
+        select {path} as path, p.lat, p.lon, {ids}
         from (select * from geotag_combined where {piece}) p join (select * from photo_cells where {piece}) q
             using (source, photo_id)
         order by p.photo_id"""

@@ -86,8 +86,9 @@ def querying(lake: Lake, settings: Geotag, *tables: str) -> Iterator[tuple[duckd
         try:
             yield prepared(con, settings, folder), folder
         except duckdb.OutOfMemoryException as error:
+            what = f"A query over {', '.join(tables)}" if tables else "Reading the photos' files"
             raise GeoAssetsError(
-                f"A query over {', '.join(tables)} needs more than geotag.memory_gb = {settings.memory_gb:g} and the room "
+                f"{what} needs more than geotag.memory_gb = {settings.memory_gb:g} and the room "
                 f"on the disk of {folder.parent}. Raise the one or make room, and run this again."
             ) from error
 

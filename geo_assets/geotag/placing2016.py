@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -143,12 +142,10 @@ def photo_bytes(folder: Path, row: Mapping[str, Any]) -> bytes:
 def _at_work(lake: Lake, folder: Path, settings: Geotag) -> Iterator[_Work]:
     """One connection and one opened CSV for any number of shards."""
     csv = mp16.find_csv(folder)
-    with tempfile.TemporaryDirectory(prefix="geo_assets_placing_") as scratch, lake.connect() as con:
-        photos.prepared(con, settings, Path(scratch))
-        with mp16.coordinates(lake, con, csv) as known:
-            # A shard is too small to gain by several threads, and a huge one may spill.
-            con.execute(f"set threads = 1; set memory_limit = '{min(_MEMORY_GB, settings.memory_gb)}GB'")
-            yield _Work(lake, folder, settings.extract, con, known, mp16.fingerprint(csv))
+    with photos.querying(lake, settings) as (con, _), mp16.coordinates(lake, con, csv) as known:
+        # A shard is too small to gain by several threads, and a huge one may spill.
+        con.execute(f"set threads = 1; set memory_limit = '{min(_MEMORY_GB, settings.memory_gb)}GB'")
+        yield _Work(lake, folder, settings.extract, con, known, mp16.fingerprint(csv))
 
 
 @dataclass(frozen=True)

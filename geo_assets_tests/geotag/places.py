@@ -13,7 +13,7 @@ import pandas as pd
 import piexif
 from PIL import Image
 
-from geo_assets.exif import rationals
+from geo_assets.exif import gps_tags
 
 
 def jpeg() -> bytes:
@@ -36,10 +36,7 @@ def write_photo(path: Path, lon: float | None = None, lat: float | None = None) 
     gps: dict[int, Any] = {}
     if lon is not None and lat is not None:
         gps = {
-            piexif.GPSIFD.GPSLatitudeRef: b"N" if lat >= 0 else b"S",
-            piexif.GPSIFD.GPSLatitude: rationals(lat),
-            piexif.GPSIFD.GPSLongitudeRef: b"E" if lon >= 0 else b"W",
-            piexif.GPSIFD.GPSLongitude: rationals(lon),
+            **gps_tags(lon, lat),
             piexif.GPSIFD.GPSDateStamp: b"2014:05:06",
             piexif.GPSIFD.GPSTimeStamp: ((7, 1), (8, 1), (9, 1)),
         }

@@ -40,7 +40,7 @@ def test_a_table_becomes_a_folder(tmp_path: Path, name: str) -> None:
     summary = cluster_file(written(tmp_path / name, rows), tmp_path / "out", log=said.append)
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == [
-        "cells.parquet", "clusters.parquet", "map.png", "model", "rejects.csv", "structure.parquet", "summary.json",
+        "cells.parquet", "clusters.parquet", "map.png", "model", "radii.png", "rejects.csv", "sizes.png", "structure.parquet", "summary.json",
     ]  # fmt: skip
     assert json.loads((out / "summary.json").read_text()) == summary
     assert (summary["n_rows"], summary["n_places"], summary["n_rejects"]) == (len(rows), len(rows) - 7, 0)
@@ -79,6 +79,36 @@ def test_every_row_is_a_photo_or_a_reject(tmp_path: Path, suffix: str) -> None:
     assert rejects["row"].tolist() == [20, 21, 22, 23, 24]
     assert rejects["reason"].tolist()[2] == "the position is out of range" and "zero" in rejects["reason"][3]
     assert len(pd.read_parquet(tmp_path / "out" / "clusters.parquet")) == 40
+
+
+def test_the_levels_as_earlier_scripts_read_them(tmp_path: Path) -> None:
+    """A row a photo, by its own name, though names may be twice; the cells are those of the tables."""
+    rows = photos()
+    rows.loc[[3, 4], "photo_id"] = "twice, and with a comma"
+    cluster_file(written(tmp_path / "points.csv", rows), tmp_path / "out", Options(csv=True))
+    out = tmp_path / "out"
+    coords = pd.read_csv(out / "hierarchical_clustered_coords.csv")
+    assert coords["path"].tolist() == rows["photo_id"].tolist()
+    found = pd.read_parquet(out / "clusters.parquet")
+    for level in range(2):
+        assert coords[f"cluster_{level}"].tolist() == found[f"cell_{level}"].tolist()
+    structure = pd.read_csv(out / "hierarchical_structure.csv")
+    assert structure["num_items"].iloc[0] == len(rows)
+    centroids = pd.read_csv(out / "hierarchical_cluster_centroids.csv")
+    assert len(centroids) + 1 == len(structure) == len(pd.read_parquet(out / "cells.parquet"))
+
+
+def test_a_later_run_says_which_clusters_are_which_now(tmp_path: Path) -> None:
+    rows = photos()
+    first = cluster_file(written(tmp_path / "points.csv", rows), tmp_path / "out")
+    assert not (tmp_path / "out/model/overlap.parquet").exists()
+    again = cluster_file(written(tmp_path / "points.csv", rows), tmp_path / "out")
+    assert again["version"] == first["version"] and not (tmp_path / "out/model/overlap.parquet").exists()
+    cluster_file(written(tmp_path / "points.csv", rows.iloc[: len(rows) // 2]), tmp_path / "out")
+    overlap = pd.read_parquet(tmp_path / "out/model/overlap.parquet")
+    shared = rows.loc[: len(rows) // 2 - 1, ["lon", "lat"]].drop_duplicates()
+    assert int(overlap["n_points"].to_numpy().sum()) == len(shared)
+    load(tmp_path / "out/model")
 
 
 def test_photos_without_an_id_are_called_by_their_row(tmp_path: Path) -> None:
@@ -134,18 +164,41 @@ def test_nothing_of_the_users_is_overwritten(tmp_path: Path) -> None:
 def test_the_command_prints_json_alone(tmp_path: Path) -> None:
     source = written(tmp_path / "points.csv", photos())
     call = ["cluster", str(source), "--out", str(tmp_path / "out"), "--min-cluster-size", "8"]
-    done = CliRunner().invoke(main, [*call, "--json", "--pickle", "--hulls", "--judge", "--region", "2,48,3,49"])
+    done = CliRunner().invoke(
+        main, [*call, "--json", "--pickle", "--hulls", "--judge", "--others", "--csv", "--region", "2,48,3,49"]
+    )
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["min_cluster_size"] == 8
     assert "places of" in done.stderr and "runs code" in done.stderr
     made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert made > {"model.pkl", "tree.png", "errors.parquet", "errors.png", "cells_level_0.parquet"}
+    assert made > {
+        "model.pkl",
+        "tree.png",
+        "s2_cells.parquet",
+        "quadtree_cells.parquet",
+        "errors.parquet",
+        "errors.png",
+        "cells_level_0.parquet",
+        "hierarchical_clustered_coords.csv",
+        "hierarchical_structure.csv",
+        "hierarchical_cluster_centroids.csv",
+    }
     told = CliRunner().invoke(main, call)
     assert "150 places" in told.stdout
     # What belonged to the earlier run alone is gone.
     assert {path.name for path in (tmp_path / "out").iterdir()}.isdisjoint(
         made
-        - {"cells.parquet", "clusters.parquet", "map.png", "model", "rejects.csv", "structure.parquet", "summary.json"}
+        - {
+            "cells.parquet",
+            "clusters.parquet",
+            "map.png",
+            "model",
+            "radii.png",
+            "rejects.csv",
+            "sizes.png",
+            "structure.parquet",
+            "summary.json",
+        }
     )
     wrong = CliRunner().invoke(main, [*call, "--region", "3,48,2"])
     assert wrong.exit_code == 2 and "--region" in wrong.stderr

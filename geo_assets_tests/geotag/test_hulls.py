@@ -5,7 +5,7 @@ import pytest
 import shapely
 
 from geo_assets.geotag.clustering import unit_sphere
-from geo_assets.geotag.hulls import hulls, write_hulls
+from geo_assets.geotag.hulls import hulls, write_hulls, write_levels
 from geo_assets.lake import Lake
 from geo_assets.tables import TABLES
 from geo_assets_tests.geotag.places import blobs
@@ -78,6 +78,13 @@ def test_a_crowded_cell_has_the_same_hull(monkeypatch, crowded):
 def test_a_cell_around_the_globe_is_the_world():
     places = pd.DataFrame({"lon": [0.0, 120.0, -120.0, 10.0], "lat": [0.0, 5.0, 0.0, 80.0], "blob": 0})
     assert hulled(places).total_bounds.tolist() == [-180, -90, 180, 90]
+
+
+def test_no_place_gives_files_without_rows(tmp_path):
+    none = np.empty(0)
+    (path,) = write_levels(TABLES["hierarchy_centroids"].empty(), none, none, [none.astype(int)], tmp_path)
+    read = geopandas.read_parquet(path)
+    assert len(read) == 0 and "n_photos" in read and read.crs == "EPSG:4326"
 
 
 def test_files_a_level(tmp_path):

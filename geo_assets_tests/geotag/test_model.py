@@ -23,6 +23,7 @@ from geo_assets.geotag.model import (
     read_dendrogram,
     read_model,
     save,
+    write_tree,
 )
 from geo_assets.lake import Lake
 from geo_assets_tests.geotag.places import blobs, same_partition
@@ -189,3 +190,13 @@ def test_a_region_off_the_globe_is_refused_and_an_empty_model_drawn() -> None:
     assert tree_picture(nothing, busiest_region(nothing)).startswith(b"\x89PNG")
     west, south, east, north = busiest_region(fitted(places()))
     assert (east - west, north - south) == (1, 1)
+
+
+@pytest.mark.parametrize("at_once", [7, 10_000])
+def test_the_tree_is_written_as_its_rows(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("geo_assets.geotag.model._ROWS_AT_ONCE", at_once)
+    lake, tree = Lake(tmp_path), fitted(places()).condensed
+    facts = write_tree(tree, lake)
+    rows = tree.rows().sort_values(["parent", "child"], ignore_index=True)
+    assert facts.rows == len(rows) > len(places())
+    pd.testing.assert_frame_equal(lake.read("hdbscan_tree"), rows)
