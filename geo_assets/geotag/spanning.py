@@ -114,11 +114,10 @@ def boruvka(
         node_components(component, n, node_component)
         shared(_search, n_leaves, points, low, high, core, component, node_component, least, target, length, best)
         chosen = _choose(component, target, length, n_components)
-        used, renamed, n_components = merge_groups(component[chosen], component[target[chosen]], n_components)
-        chosen = chosen[used]
-        new = slice(done, done + len(chosen))
-        a[new], b[new], squares[new] = chosen, target[chosen], length[chosen]
-        done = new.stop
+        g, h = np.empty(n_components, np.int32), np.empty(n_components, np.int32)
+        shared(_joined, n_components, component, target, chosen, g, h)
+        used, renamed, n_components = merge_groups(g, h, n_components)
+        done = _keep(chosen, used, target, length, a, b, squares, done)
         shared(_rename, n, component, renamed)
     return a, b, squares
 
@@ -492,6 +491,24 @@ def _choose(component, target, length, n_components):
                 if chosen[c] < 0 or length[i] < length[chosen[c]]:
                     chosen[c] = i
     return chosen
+
+
+@numba.njit(cache=True, nogil=True)
+def _joined(component, target, chosen, g, h, first, last):
+    """The components ``g - h`` that the edges of chosen points join."""
+    for e in range(first, last):
+        g[e], h[e] = component[chosen[e]], component[target[chosen[e]]]
+
+
+@numba.njit(cache=True, nogil=True)
+def _keep(chosen, used, target, length, a, b, squares, done):
+    """Put the used edges behind those that are done; how many are done now."""
+    for e in range(len(chosen)):
+        if used[e]:
+            i = chosen[e]
+            a[done], b[done], squares[done] = i, target[i], length[i]
+            done += 1
+    return done
 
 
 @numba.njit(cache=True, nogil=True)
