@@ -145,24 +145,12 @@ class Condensed:
         With it the density [1/m] at which the last point leaves the chosen cluster itself, 0 where none is chosen.
         """
         chosen = _excess_of_mass(self.parent, self.stability)
-        of_point = chosen[self.cluster]
-        member = of_point >= 0
-        number = np.full(len(chosen), -1, np.int64)
-        number[of_point[member]] = numbered(of_point[member])
-        peak = self.birth.copy()
-        np.maximum.at(peak, self.cluster, self.left_at)
-        np.maximum.at(peak, self.parent[1:], self.birth[1:])
+        number, peak = _numbers_and_peaks(self.cluster, self.left_at, self.parent, self.birth, chosen)
         return np.where(chosen >= 0, number[chosen], -1), np.where(chosen >= 0, peak[chosen], 0.0)
 
     def labels(self) -> tuple[Ints, Floats]:
         """Clusters by excess of mass, numbered by their smallest point, -1 for noise; and the strength of membership."""
-        chosen, peak = self.selected()
-        labels = chosen[self.cluster]
-        member = np.flatnonzero(labels >= 0)
-        # Strength as the library defines it: density of leaving against the densest leaving of the chosen cluster itself.
-        strength = np.zeros(len(labels))
-        strength[member] = np.minimum(self.left_at[member] / peak[self.cluster[member]], 1)
-        return labels, strength
+        return _labels(self.cluster, self.left_at, *self.selected())
 
     def rows(self) -> pd.DataFrame:
         """Rows of table ``hdbscan_tree``: points are 0..N-1, cluster c is N + c."""
@@ -362,6 +350,37 @@ def _condense(parent, height, size, n_points, min_size):
         members[:count].copy(),
         stability[:count].copy(),
     )
+
+
+@numba.njit(cache=True)
+def _numbers_and_peaks(cluster, left_at, parent, birth, chosen):
+    """Number of each chosen cluster by its first point, -1 of others; and the densest leaving of each cluster itself."""
+    number, peak = np.full(len(parent), -1, np.int64), birth.copy()
+    count = 0
+    for i in range(len(cluster)):
+        c = cluster[i]
+        peak[c] = max(peak[c], left_at[i])
+        if chosen[c] >= 0 and number[chosen[c]] < 0:
+            number[chosen[c]] = count
+            count += 1
+    for c in range(1, len(parent)):
+        peak[parent[c]] = max(peak[parent[c]], birth[c])
+    return number, peak
+
+
+@numba.njit(cache=True)
+def _labels(cluster, left_at, chosen, peak):
+    """Label of each point, and its strength.
+
+    That is, as the library defines it, the density of leaving against the densest leaving of the chosen cluster itself.
+    """
+    labels, strength = np.empty(len(cluster), np.int64), np.zeros(len(cluster))
+    for i in range(len(cluster)):
+        c = cluster[i]
+        labels[i] = chosen[c]
+        if chosen[c] >= 0:
+            strength[i] = min(left_at[i] / peak[c], 1.0)
+    return labels, strength
 
 
 @numba.njit(cache=True)

@@ -78,7 +78,8 @@ def minimum_spanning_tree(xyz: Floats, min_samples: int, threads: int | None = N
         core = np.full(n_leaves * LEAF, np.inf)
         shared(neighbours, n_leaves, points, low, high, n, samples, core, near)
         a, b, squares = boruvka(shared, points, low, high, core, near)
-    return order[a], order[b], np.sqrt(squares)
+        shared(_as_given, n - 1, order, a, b, squares)
+    return a, b, squares
 
 
 def bounding_tree(shared: Callable[..., None], xyz: Floats, order: Indices) -> tuple[Floats, Floats, Floats]:
@@ -120,6 +121,13 @@ def boruvka(
         done = _keep(chosen, used, target, length, a, b, squares, done)
         shared(_rename, n, component, renamed)
     return a, b, squares
+
+
+@numba.njit(cache=True, nogil=True)
+def _as_given(order, a, b, squares, first, last):
+    """Edges between points as they were given, with chords, in place of edges between sorted ones with squares."""
+    for e in range(first, last):
+        a[e], b[e], squares[e] = order[a[e]], order[b[e]], np.sqrt(squares[e])
 
 
 @contextmanager
