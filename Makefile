@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test check lock pictures clean
+.PHONY: help setup demo dev test check docs lock pictures clean
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,6 +32,10 @@ check: setup ## format, lint, types, definitions
 test: check ## everything: check, then all tests (the demo, chaos and browser tests too)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
+docs: setup ## write the page of the settings, build docs/ into site/ and check every link
+	$(BIN)/python tools/settings_page.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 pictures: setup ## make the pictures of the README from the demo
 	$(BIN)/python tools/pictures.py
 
@@ -40,4 +44,4 @@ lock: setup ## renew the lock file (needs uv)
 		--group dev pyproject.toml -o requirements.lock
 
 clean: ## remove what the demo and the tests made
-	rm -rf lake .dagster .demo .pytest_cache .ruff_cache
+	rm -rf lake .dagster .demo site .pytest_cache .ruff_cache

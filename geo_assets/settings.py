@@ -75,7 +75,7 @@ class City(_Part):
     graph_url: str | None = Field(
         default=None, description="an imagery server of this city's own; 'embedded:demo' is ours"
     )
-    tiles_url: str | None = None
+    tiles_url: str | None = Field(default=None, description="the coverage tiles of that server")
     select: Select = Field(default=Select(), description="which images are wanted as files")
     masks: Path | None = Field(
         default=None,
@@ -111,9 +111,11 @@ class City(_Part):
 class Mapillary(_Part):
     """The imagery API and how politely it is asked."""
 
-    graph_url: str = "https://graph.mapillary.com"
-    tiles_url: str = "https://tiles.mapillary.com"
-    image_size: Literal["256", "1024", "2048", "original"] = "2048"
+    graph_url: str = Field(default="https://graph.mapillary.com", description="where images and sequences are asked for")
+    tiles_url: str = Field(default="https://tiles.mapillary.com", description="where the coverage tiles are")
+    image_size: Literal["256", "1024", "2048", "original"] = Field(
+        default="2048", description="long side of the files [px], or the photo as it was taken"
+    )
     resize: tuple[int, int] | None = Field(
         default=None, description="width and height [px] into which a reduced copy of each file is fitted"
     )
@@ -127,7 +129,7 @@ class Mapillary(_Part):
     answers_fresh_for_s: float = Field(
         default=21 * 86_400.0, ge=0, description="age up to which kept answers about an unchanged box are believed"
     )
-    timeout_s: float = 60.0
+    timeout_s: float = Field(default=60.0, description="longest wait for an answer [s]")
 
 
 class Reconstruct(_Part):
@@ -136,8 +138,8 @@ class Reconstruct(_Part):
     margin_m: float = Field(default=60.0, description="images this far outside the box are matched with it")
     gps_sigma_m: float = Field(default=3.0, description="horizontal standard deviation of a position")
     altitude_sigma_m: float = Field(default=10.0, description="vertical standard deviation of a position")
-    max_image_px: int = 2048
-    max_features: int = 4096
+    max_image_px: int = Field(default=2048, description="features are found in a copy with this long side [px]")
+    max_features: int = Field(default=4096, description="most features of an image")
     min_images: int = Field(default=5, description="a box with fewer images is not reconstructed")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where features are found and matched; auto: the GPU if this pycolmap has one"
@@ -170,7 +172,7 @@ class Reconstruct(_Part):
     threads: int = Field(
         default=0, description="0: one for each core; a block is mapped on one, so that it can be repeated"
     )
-    seed: int = 0
+    seed: int = Field(default=0, description="seed of what is drawn at random; the same seed gives the same bytes")
 
 
 class Splats(_Part):
@@ -195,7 +197,7 @@ class Splats(_Part):
     holdout_every: int = Field(default=8, ge=2, description="each n-th photo by name is held out and judges the splat")
     timeout_s: float | None = Field(default=None, gt=0, description="a training that takes longer is ended [s]")
     threads: int = Field(default=0, description="0: up to four cores")
-    seed: int = 0
+    seed: int = Field(default=0, description="seed of what is drawn at random; the same seed gives the same bytes")
     brush: Path | None = Field(default=None, description="the program of Brush, where it is not on PATH")
     opensplat: Path | None = Field(default=None, description="the program of OpenSplat, where it is not on PATH")
     nerfstudio: Path | None = Field(default=None, description="ns-train of Nerfstudio, where it is not on PATH")
@@ -212,8 +214,8 @@ class Splats(_Part):
 class Wikimedia(_Part):
     """The two APIs that know where landmarks are, and how politely they are asked."""
 
-    commons_url: str = "https://commons.wikimedia.org/w/api.php"
-    wikidata_url: str = "https://www.wikidata.org/w/api.php"
+    commons_url: str = Field(default="https://commons.wikimedia.org/w/api.php", description="the API of Commons")
+    wikidata_url: str = Field(default="https://www.wikidata.org/w/api.php", description="the API of Wikidata")
     ask: bool = Field(default=True, description="whether the APIs are asked for landmarks that no file places")
     contact: str | None = Field(
         default=None, description="a mail address or URL of yours; sent in the User-Agent, as Wikimedia asks"
@@ -241,7 +243,7 @@ class Geotag(_Part):
     landmarks: int = Field(default=203_094, ge=1, description="landmark ids of the train set lie below this")
     index_landmarks: int = Field(default=101_302, ge=1, description="landmark ids of the index set lie below this")
     landmarks_per_part: int = Field(default=2500, ge=50, description="landmarks of a partition; 50 are one call")
-    wikimedia: Wikimedia = Wikimedia()
+    wikimedia: Wikimedia = Field(default=Wikimedia(), description="how Wikimedia is asked")
     split_cell_deg: float = Field(
         default=0.1,
         gt=0,
@@ -294,7 +296,7 @@ class Geotag(_Part):
 class Demo(_Part):
     """The embedded demo city."""
 
-    enabled: bool = True
+    enabled: bool = Field(default=True, description="whether the drawn city and its photo sets are there")
 
 
 class Settings(BaseSettings):
@@ -303,7 +305,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GEO_ASSETS_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     lake: str = Field(default="lake", description="folder or fsspec URL that holds every table and file")
-    cities: dict[str, City] = {}
+    cities: dict[str, City] = Field(default={}, description="the cities by name: [cities.NAME]")
     mapillary: Mapillary = Mapillary()
     reconstruct: Reconstruct = Reconstruct()
     splats: Splats = Splats()
