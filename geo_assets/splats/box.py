@@ -33,7 +33,8 @@ from geo_assets.splats.dataset import (
     read_scene,
     with_photo,
 )
-from geo_assets.splats.engine import SplatEngine, SplatRequest, SplatResult, choose_engine
+from geo_assets.splats.earlier import PHOTOS, WORSE_DB, earlier_splat, record, starts_from_earlier, version_in
+from geo_assets.splats.engine import Earlier, SplatEngine, SplatRequest, SplatResult, choose_engine
 from geo_assets.splats.exports import write_exports
 from geo_assets.splats.gaussians import SH, Gaussians, coefficients, joined
 from geo_assets.splats.georeference import read_frame, splat_reference
@@ -130,6 +131,7 @@ def splat_of_box(lake: Lake, city: str, box: str, options: Splats, log: Log) -> 
             "n_left_out": len(made.left_out),
             "n_bad_masks": len(warnings),
         }
+        earlier = _earlier(lake, where, dataset, frame, model, options, engine, log)
         trained = train_dataset(
             dataset,
             out,
@@ -140,6 +142,7 @@ def splat_of_box(lake: Lake, city: str, box: str, options: Splats, log: Log) -> 
             title=f"{city} {box}",
             frame=frame,
             known=known,
+            earlier=earlier,
         )
         lake.publish(out, lake.key("splats", **where))
     return dataclasses.replace(trained, splat=trained.splat.assign(path=lake.key("splats", **where)))
@@ -156,13 +159,14 @@ def train_dataset(
     title: str,
     frame: LocalFrame,
     known: dict[str, Any] | None = None,
+    earlier: Earlier | None = None,
 ) -> BoxSplat:
     """Train a dataset, judge the result and write all its files.
 
     Args:
         dataset: made by :func:`geo_assets.splats.dataset.make_dataset`.
         out: an empty folder: splat.ply, sky.ply where the engine keeps the sky apart, splat.geo.json, the exports,
-            viewer.html, compare.jpg, preview.jpg, train.json, train.log.
+            viewer.html, compare.jpg, preview.jpg, photos.json, train.json, train.log.
         options: settings of the training.
         log: progress.
         engine: what trains.
@@ -170,6 +174,8 @@ def train_dataset(
         title: of the pages.
         frame: where the dataset's origin lies.
         known: figures of the sparse model that the dataset was made of.
+        earlier: what the engine starts from; where what it makes of that is worse on photos that both hold out, it
+            starts from the points after all.
 
     Raises:
         TrainingError: the engine failed, or what it made does not lie in the photos' frame; its figure ``log`` holds
@@ -189,8 +195,11 @@ def train_dataset(
     with tempfile.TemporaryDirectory(prefix="geo_assets_made_", dir=out.parent) as made_in:
         request = _request(dataset, Path(made_in), scratch, options, engine, len(scene.views))
         try:
-            result = engine.train(request, tell)
-            place, sky = _checked(result)
+            if made := _went_on(scene, request, options, engine, earlier, tell):
+                request, result, place, sky = made
+            else:
+                earlier, result = None, engine.train(request, tell)
+                place, sky = _checked(result)
         except GeoAssetsError as error:
             _keep_logs(Path(made_in), scratch, lines)
             error.figures.setdefault("log", "\n".join(lines[-_LINES_OF_ERROR:]))
@@ -203,7 +212,7 @@ def train_dataset(
     write_ply(out / "splat.ply", place)
     if sky is not None:
         write_ply(out / "sky.ply", sky)
-    shown = place if sky is None else joined([place, sky], max(place.degree, sky.degree))
+    shown = _together(place, sky)
     start, scores = _judged(scene, dataset, shown, request)
     placed = geometry(read_ply(out / "splat.ply"), scene)
     figures = (known or {}) | _figures(scene, dataset, result, start, scores)
@@ -213,7 +222,11 @@ def train_dataset(
         "dropped": result.n_splats - len(place),
         "ply_bytes": (out / "splat.ply").stat().st_size,
         "peak_rss_mb": max(peak) / (1 << 20) if (peak := peak_bytes()) else None,
+        "version": version_in(out),
+        "start": "earlier" if earlier else "points",
+        "started_from": earlier.version if earlier else None,
     }
+    (out / PHOTOS).write_text(record(scene, dataset, request.holdout_every))
     fault = misplaced(figures)
     if fault:
         raise TrainingError(fault, **{k: v for k, v in figures.items() if v is not None})
@@ -365,6 +378,80 @@ def _scratch(name: str) -> Path:
     folder = base / f"splat-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def _earlier(
+    lake: Lake,
+    where: dict[str, str],
+    dataset: Path,
+    frame: LocalFrame,
+    model: Any,
+    options: Splats,
+    engine: SplatEngine,
+    log: Log,
+) -> Earlier | None:
+    """The published splat of a box, where the training can start from it; the log says why not."""
+    key, route = lake.key("splats", **where), model.get("route")
+    if not lake.exists(key):
+        return None
+    if not starts_from_earlier(engine):
+        log(f"Training starts from the points: engine {engine.name} cannot start from an earlier splat here.")
+        return None
+    most = options.max_splats or engine.effort.max_splats
+    earlier, why = earlier_splat(lake, key, dataset, frame, route, options, most)
+    if earlier is None:
+        log(f"Training starts from the points, not from the earlier splat: {why}.")
+    else:
+        log(
+            f"Training starts from the earlier splat {earlier.version}: {len(earlier.new):,} photos are new, {len(earlier.gone):,} gone."
+        )
+    return earlier
+
+
+def _went_on(
+    scene: Scene,
+    request: SplatRequest,
+    options: Splats,
+    engine: SplatEngine,
+    earlier: Earlier | None,
+    log: Log,
+) -> tuple[SplatRequest, SplatResult, Gaussians, Gaussians | None] | None:
+    """What a shorter training makes of the earlier splat; None where there is none, or what came out is worse.
+
+    A killed training that had found it worse does not try again: a mark beside its checkpoint tells.
+    """
+    scratch = request.scratch_dir
+    if earlier is None or scratch is None:
+        return None
+    mark, wanted = scratch / "worse", " ".join([earlier.version, *sorted(view.name for view in scene.views)])
+    if mark.exists() and mark.read_text() == wanted:
+        return None
+    steps = max(1, round(options.refresh_share * request.steps))
+    (folder := scratch / "goes_on").mkdir(exist_ok=True)
+    request = dataclasses.replace(request, steps=steps, scratch_dir=folder, earlier=earlier)
+    result = engine.train(request, log)
+    place, sky = _checked(result)
+    judges = [v for v in scene.held_out(request.holdout_every) if v.name not in earlier.new]
+    photos = request.dataset_dir
+    now = mean(judge(_together(place, sky), (with_photo(v, photos) for v in judges), "holdout"), "psnr_db")
+    was = mean(
+        judge(_together(earlier.place, earlier.sky), (with_photo(v, photos) for v in judges), "holdout"), "psnr_db"
+    )
+    if now is None or was is None or now >= was - WORSE_DB:
+        if now is not None and was is not None:
+            log(
+                f"{len(judges)} photos that were held out before: {was:.2f} dB with the earlier splat, {now:.2f} dB now."
+            )
+        return request, result, place, sky
+    log(
+        f"{len(judges)} photos that were held out before: {was:.2f} dB with the earlier splat, {now:.2f} dB now, which is worse by more than {WORSE_DB:g} dB: training starts from the points."
+    )
+    mark.write_text(wanted)
+    return None
+
+
+def _together(place: Gaussians, sky: Gaussians | None) -> Gaussians:
+    return place if sky is None else joined([place, sky], max(place.degree, sky.degree))
 
 
 # -- what comes out -----------------------------------------------------------------------------------------

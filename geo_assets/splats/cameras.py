@@ -103,19 +103,26 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """The views of a dataset, sorted by name, and its triangulated points [N, 3] with their colours, uint8 [N, 3]."""
+    """The views of a dataset, sorted by name, and its triangulated points [N, 3] with their colours, uint8 [N, 3].
+
+    Where an earlier split of the photos has to be kept, ``judging`` names the photos that are held out.
+    """
 
     views: list[View]
     points: npt.NDArray[np.float64]
     colours: npt.NDArray[np.uint8]
+    judging: frozenset[str] | None = None
 
     def held_out(self, every: int) -> list[View]:
         """Each n-th view by name; one of three to seven views, so that small scenes are judged too."""
-        return [view for i, view in enumerate(self.views) if i % every == 0]
+        return [view for i, view in enumerate(self.views) if self._judges(i, view, every)]
 
     def trained(self, every: int) -> list[View]:
         """The other views."""
-        return [view for i, view in enumerate(self.views) if i % every]
+        return [view for i, view in enumerate(self.views) if not self._judges(i, view, every)]
+
+    def _judges(self, i: int, view: View, every: int) -> bool:
+        return i % every == 0 if self.judging is None else view.name in self.judging
 
     @property
     def extent(self) -> float:

@@ -20,6 +20,8 @@ from geo_assets.splats.cameras import Camera, Scene, View
 from geo_assets.splats.undistort import ANSWER, JOB
 
 SEQUENCES = "sequences.json"
+HELD_OUT = "held_out.json"
+"""Names of the photos that are held out, where it is not each n-th by name."""
 BYTES_PER_PIXEL = 1.0
 """Of an undistorted photo at full size, a JPEG of quality 95; street photos take 0.4, leaves and grain more."""
 FILES_PER_SPLAT = 5
@@ -186,7 +188,8 @@ def read_scene(dataset: Path, *, photos: bool = True) -> Scene:
         )
     points = np.array([model.points3D[i].xyz for i in point_ids], float).reshape(-1, 3)
     colours = np.array([model.points3D[i].color for i in point_ids], np.uint8).reshape(-1, 3)
-    return Scene(views, points, colours)
+    named = dataset / HELD_OUT
+    return Scene(views, points, colours, frozenset(json.loads(named.read_text())) if named.exists() else None)
 
 
 def with_photo(view: View, dataset: Path) -> View:

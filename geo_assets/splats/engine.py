@@ -16,6 +16,8 @@ from typing import Protocol, runtime_checkable
 
 from geo_assets.errors import TrainingError
 from geo_assets.settings import Splats
+from geo_assets.splats.cameras import Camera
+from geo_assets.splats.gaussians import Gaussians
 
 GROUP = "geo_assets.splat_engines"
 BY_PREFERENCE = ("brush", "gsplat", "cpu")
@@ -34,6 +36,25 @@ class Effort:
 
 ON_CPU = Effort(steps=3000, max_splats=30_000, sh_degree=1, max_image_px=480)
 ON_GPU = Effort(steps=30_000, max_splats=1_000_000, sh_degree=3, max_image_px=1920)
+
+
+@dataclass(frozen=True, eq=False)
+class Earlier:
+    """An earlier splat of the same place in the same frame, of nearly the same photos, to start from.
+
+    Args:
+        place: its Gaussians.
+        sky: its Gaussians of the sky; there may be none.
+        version: digest of both, see :func:`geo_assets.splats.earlier.version_of`.
+        new: names of the photos that it was not made of, or not as they are now.
+        gone: cameras of the photos that it was made of and that are no longer there, or are others now.
+    """
+
+    place: Gaussians
+    sky: Gaussians
+    version: str
+    new: frozenset[str] = frozenset()
+    gone: tuple[Camera, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +77,7 @@ class SplatRequest:
         threads: 0 for up to four cores.
         timeout_s: an engine that can stops at this time with what it has; others are stopped and fail.
         extra_args: passed on to an external program.
+        earlier: what to start from instead of the points; only for an engine that says ``starts_from_earlier``.
     """
 
     dataset_dir: Path
@@ -72,6 +94,7 @@ class SplatRequest:
     threads: int = 0
     timeout_s: float | None = None
     extra_args: tuple[str, ...] = ()
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +124,7 @@ class SplatResult:
 
 @runtime_checkable
 class SplatEngine(Protocol):
-    """A program that trains splats."""
+    """A program that trains splats; one that can start from an earlier splat has ``starts_from_earlier = True``."""
 
     name: str
     effort: Effort

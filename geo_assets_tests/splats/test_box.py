@@ -75,8 +75,9 @@ def test_a_box_is_trained_and_published(lake: Lake, tmp_path: Path) -> None:
     assert (row.width, row.height) == (64, 48)
     assert row.path == "files/splats/city=demo/box=r00c00"
     assert lake.names(row.path) == [
-        *("compare.jpg", "globe.html", "preview.jpg", "sky.ply", "splat.compressed.ply", "splat.geo.json"),
-        *("splat.glb", "splat.ply", "splat.spz", "tileset.json", "train.json", "train.log", "viewer.html"),
+        *("compare.jpg", "globe.html", "photos.json", "preview.jpg", "sky.ply", "splat.compressed.ply"),
+        *("splat.geo.json", "splat.glb", "splat.ply", "splat.spz", "tileset.json", "train.json", "train.log"),
+        "viewer.html",
     ]
     assert len(read_ply(lake.get_bytes(f"{row.path}/splat.ply"))) == row.n_splats
     assert json.loads(lake.get_bytes(f"{row.path}/train.json"))["curve"]

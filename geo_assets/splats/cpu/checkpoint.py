@@ -43,6 +43,8 @@ def fingerprint(scene: Scene, request: SplatRequest) -> str:
     digest = hashlib.sha256()
     wanted = (request.steps, request.max_splats, request.sh_degree, request.seed, request.holdout_every)
     digest.update(repr((*wanted, request.learning_rate_scale, request.exposure, request.timeout_s)).encode())
+    earlier = request.earlier
+    digest.update(repr((sorted(scene.judging or ()), earlier and (earlier.version, sorted(earlier.new)))).encode())
     digest.update(np.ascontiguousarray(scene.points).tobytes())
     for view in scene.views:
         digest.update(view.name.encode() + view.photo.tobytes() + view.camera.translation.tobytes())

@@ -47,16 +47,27 @@ def start_of(
     rng = np.random.default_rng(seed)
     n_sky = min(SKY_SPLATS, max_splats // 10)
     sky = sky_shell(scene, views, n_sky, degree, rng)
-    dense = _dense(scene, views, int(DENSE_SHARE * max_splats), degree, seed, stereo_pixels)
-    points, colours = scene.points, scene.colours / 255
-    most = max(1, (max_splats - n_sky) * 3 // 4 - len(dense))
-    if len(points) > most:
-        chosen = np.sort(rng.choice(len(points), most, replace=False))
-        points, colours = points[chosen], colours[chosen]
-    sizes = _spacing(np.concatenate([points, dense.means]), scene.extent)[: len(points)]
+    surfaces = dense(scene, views, int(DENSE_SHARE * max_splats), degree, seed, stereo_pixels)
+    rows, most = np.arange(len(scene.points)), max(1, (max_splats - n_sky) * 3 // 4 - len(surfaces))
+    if len(rows) > most:
+        rows = np.sort(rng.choice(len(rows), most, replace=False))
+    return Start(joined([surfaces, points_of(scene, rows, surfaces.means, degree)], degree), sky, len(surfaces))
+
+
+def points_of(scene: Scene, rows: npt.NDArray[np.integer], others: npt.NDArray[np.floating], degree: int) -> Gaussians:
+    """Round Gaussians of some of the scene's points, as large as the way to their neighbours.
+
+    Args:
+        scene: its points and cameras.
+        rows: which points [N].
+        others: what else is there [M, 3].
+        degree: of the harmonics.
+    """
+    points, colours = scene.points[rows], scene.colours[rows] / 255
+    sizes = spacing(np.concatenate([points, others]), scene.extent)[: len(points)]
     cameras = KDTree([view.camera.centre for view in scene.views])
     sizes = np.minimum(sizes, LARGEST * np.maximum(cameras.query(points)[0], 1e-3))
-    return Start(joined([dense, _round(points, colours, sizes, degree)], degree), sky, len(dense))
+    return _round(points, colours, sizes, degree)
 
 
 def initial_gaussians(scene: Scene, views: list[View], *, max_splats: int, degree: int, seed: int) -> Gaussians:
@@ -105,7 +116,8 @@ def sky_shell(scene: Scene, views: list[View], n: int, degree: int, rng: np.rand
     return _round(places, colours, size, degree)
 
 
-def _dense(scene: Scene, views: list[View], most: int, degree: int, seed: int, pixels: int) -> Gaussians:
+def dense(scene: Scene, views: list[View], most: int, degree: int, seed: int, pixels: int) -> Gaussians:
+    """Flat Gaussians, at most so many, where stereo of so many pixels finds a surface."""
     from geo_assets.splats.cpu.stereo import depths_of
     from geo_assets.splats.cpu.surfels import surfels
 
@@ -113,7 +125,7 @@ def _dense(scene: Scene, views: list[View], most: int, degree: int, seed: int, p
     return surfels(depths, most, degree) if depths else Gaussians.none(degree)
 
 
-def _spacing(points: npt.NDArray[np.floating], extent: float) -> npt.NDArray[np.float64]:
+def spacing(points: npt.NDArray[np.floating], extent: float) -> npt.NDArray[np.float64]:
     """Root mean square distance to the three nearest points, within reason."""
     if len(points) < 4:
         return np.full(len(points), 0.05 * extent)

@@ -26,6 +26,7 @@ from geo_assets.splats.cpu.loss import Loss
 from geo_assets.splats.cpu.photos import Photos
 from geo_assets.splats.cpu.rasteriser import Rasteriser
 from geo_assets.splats.cpu.stereo import MOST_PIXELS, PIXELS_A_SECOND
+from geo_assets.splats.cpu.warm import start_from
 from geo_assets.splats.engine import Log, SplatRequest
 from geo_assets.splats.gaussians import MEAN, SCALE, Gaussians
 
@@ -35,6 +36,13 @@ REFINE_FROM, GROWN_BY, REFINE_UNTIL = 0.1, 0.45, 0.7
 """Shares of the training between which the number of Gaussians changes, and by which the cap may be reached."""
 COARSE_UNTIL = 0.35
 """Share of the training on photos of half the size, a quarter of the work."""
+GOES_ON_AT = 0.4
+"""A training from an earlier splat is the last part of a whole one, from here: after the coarse photos, with so much of
+the densification left as new areas need, and with means that move less."""
+SETTLES = 0.05
+"""Share of such a training over which its rates rise: Adam has no moments yet, and would shake what is right."""
+GROWTH = 0.15
+"""Share by which the number of Gaussians grows at most at once, where more is not needed to reach the cap."""
 STEREO_SHARE = 0.2
 """Share of a time limit that stereo may take."""
 LIMIT_EVERY = 20
@@ -96,17 +104,17 @@ def _begin(scene: Scene, views: list[View], request: SplatRequest, exposure: Exp
     began, pixels = time.monotonic(), MOST_PIXELS
     if request.timeout_s is not None:
         pixels = min(pixels, int(STEREO_SHARE * request.timeout_s * PIXELS_A_SECOND))
-    start = start_of(
-        scene,
-        views,
-        max_splats=request.max_splats,
-        degree=request.sh_degree,
-        seed=request.seed,
-        stereo_pixels=pixels,
-    )
-    log(
-        f"Stereo found {start.n_dense:,} pieces of surface in {time.monotonic() - began:.1f} s, beside {len(scene.points):,} triangulated points."
-    )
+    bounds = {"max_splats": request.max_splats, "degree": request.sh_degree, "seed": request.seed}
+    if request.earlier:
+        start = start_from(request.earlier, scene, views, **bounds, stereo_pixels=pixels)
+        log(
+            f"Goes on from the {len(request.earlier.place):,} Gaussians of splat {request.earlier.version}, {len(start.place):,} with what new photos show beyond them and without what only deleted photos showed ({time.monotonic() - began:.1f} s)."
+        )
+    else:
+        start = start_of(scene, views, **bounds, stereo_pixels=pixels)
+        log(
+            f"Stereo found {start.n_dense:,} pieces of surface in {time.monotonic() - began:.1f} s, beside {len(scene.points):,} triangulated points."
+        )
     population = Population.of(start.sky, start.place)
     return State(population, np.random.default_rng(request.seed), exposure=exposure)
 
@@ -129,6 +137,7 @@ class _Trainer:
         self.reach = scene.reach
         self.cameras = KDTree([view.camera.centre for view in scene.views])
         self.raster, self.loss = Rasteriser(), Loss()
+        self.first = GOES_ON_AT if request.earlier else 0.0
         self.began, self.resumed = began, time.monotonic()
         self.said = self.resumed
         # Short trainings still need half a dozen refinements.
@@ -169,7 +178,8 @@ class _Trainer:
             state.deck = state.rng.permutation(len(self.photos)).tolist()
         chosen = state.deck.pop()
         view = self.photos.small(chosen) if progress < COARSE_UNTIL else self.photos.full(chosen)
-        degree = min(request.sh_degree, int(progress * (2.2 + request.sh_degree)))
+        known = request.sh_degree if request.earlier else int(progress * (2.2 + request.sh_degree))
+        degree = min(request.sh_degree, known)
         background = state.rng.random(3).astype(np.float32)  # or else faint Gaussians would hide in it
         image = self.raster.forward(people.rows, degree, view.camera, background)
         shown = state.exposure.apply(image, chosen) if state.exposure else image
@@ -189,6 +199,8 @@ class _Trainer:
         """A step of Adam for what was seen, the place and the sky at their own rates."""
         people, seen = state.population, self.raster.order
         scale = self.request.learning_rate_scale * state.rate_scale
+        if self.request.earlier:
+            scale *= min(1.0, state.step / (SETTLES * self.request.steps))
         mean_rate = MEAN_RATE * self.reach * scale * 0.01**progress
         rates = column_rates(people.rows.shape[1], degree, mean_rate=mean_rate, scale=scale)
         is_sky = seen < people.n_sky
@@ -206,14 +218,16 @@ class _Trainer:
 
     def _growth(self, state: State, progress: float) -> float:
         """Share to grow by, so that a model of few points can still reach the cap early enough to be trained."""
+        if self.request.earlier:
+            return GROWTH
         left = max(1.0, (GROWN_BY - progress) * self.request.steps / self.refine_every)
-        return min(max((self.request.max_splats / len(state.population.rows)) ** (1 / left) - 1, 0.15), 0.6)
+        return min(max((self.request.max_splats / len(state.population.rows)) ** (1 / left) - 1, GROWTH), 0.6)
 
     def _progress(self, step: int) -> float:
-        by_steps = step / self.request.steps
-        if self.request.timeout_s is None:
-            return by_steps
-        return max(by_steps, (time.monotonic() - self.began) / self.request.timeout_s)
+        done = step / self.request.steps
+        if self.request.timeout_s is not None:
+            done = max(done, (time.monotonic() - self.began) / self.request.timeout_s)
+        return self.first + (1 - self.first) * done
 
     def _note(self, state: State) -> None:
         point = {"step": float(state.step), "n_splats": float(len(state.population.rows))}

@@ -14,6 +14,7 @@ class CpuEngine:
 
     name = "cpu"
     effort = ON_CPU
+    starts_from_earlier = True
 
     def __init__(self, options: Splats | None = None) -> None:
         """Nothing of the settings matters here; a request says it all."""
