@@ -32,8 +32,9 @@ check: setup ## format, lint, types, definitions
 test: check ## everything: check, then all tests (the demo, chaos and browser tests too)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-docs: setup ## write the page of the settings, build docs/ into site/ and check every link
+docs: setup ## write the pages of settings and commands, build docs/ into site/ and check every link
 	$(BIN)/python tools/settings_page.py
+	$(BIN)/python tools/commands_page.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 pictures: setup ## make the pictures of the README from the demo

@@ -8,7 +8,7 @@ from itertools import chain
 
 import dagster as dg
 
-from geo_assets import geotag, harvest, marts, reconstruct, splats
+from geo_assets import automation, geotag, harvest, marts, reconstruct, splats
 from geo_assets.resources import ImageryResource, LakeResource
 
 ROOMS = (harvest, reconstruct, splats, geotag)
@@ -35,7 +35,7 @@ def _of_rooms(module: str, attribute: str) -> list:
 def build() -> dg.Definitions:
     """A fresh set of definitions; tests and the command line may build their own."""
     return dg.Definitions(
-        assets=[*_of_rooms("assets", "ASSETS"), *marts.assets()],
+        assets=list(automation.following([*_of_rooms("assets", "ASSETS"), *marts.assets()])),
         asset_checks=_of_rooms("checks", "CHECKS"),
         jobs=[
             dg.define_asset_job(
@@ -48,7 +48,10 @@ def build() -> dg.Definitions:
                 selection=dg.AssetSelection.assets("splat_ply").upstream(),
                 description="The whole chain of one box, from the coverage tiles to the splat.",
             ),
+            *automation.jobs(),
         ],
+        sensors=automation.SENSORS,
+        schedules=automation.SCHEDULES,
         resources={"lake": LakeResource(), "imagery": ImageryResource()},
         executor=executor(),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
 import json
 import re
 import shutil
@@ -109,8 +110,8 @@ class Lake:
 
         Args:
             con: the connection that the query is for.
-            table: a name of :data:`geo_assets.tables.TABLES`.
-            query: gives exactly the table's columns, in any order.
+            table: a name of :data:`geo_assets.tables.TABLES`, or a SQL model.
+            query: gives exactly the table's columns, in any order; that of a SQL model, whatever it likes.
             note: small facts kept in the file's metadata, read by :meth:`note`.
             is_sorted: the query's rows come in the order of the table's sort already.
             partition: a value for each of the table's partition columns.
@@ -118,10 +119,10 @@ class Lake:
         Raises:
             GeoAssetsError: the query does not match the schema; nothing is replaced.
         """
-        schema = TABLES[table]
+        schema = TABLES.get(table)
         path = self._data(table, partition)
-        rows = _conforming(con, schema, query)
-        if schema.sort and not is_sorted:
+        rows = _conforming(con, schema, query) if schema else query
+        if schema and schema.sort and not is_sorted:
             rows += " order by " + ", ".join(f'"{name}" nulls last' for name in schema.sort)
         options = "format parquet, compression zstd"
         if note:
@@ -242,6 +243,21 @@ class Lake:
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm(self._inside(key), recursive=True)
 
+    def folders_of(self, city: str) -> list[str]:
+        """Keys of the folders that hold the tables and files of one city, and of no other."""
+        own = f"city={_safe(city)}"
+        return [
+            f"{branch}/{name}/{own}"
+            for branch in ("tables", "files")
+            for name in self.names(branch)
+            if self.exists(f"{branch}/{name}/{own}")
+        ]
+
+    def bytes_below(self, key: str) -> int:
+        """Size of all files in a folder [B]; 0 where there is none."""
+        path = self._inside(key)
+        return int(self.fs.du(path)) if self.fs.exists(path) else 0
+
     def sync(self, key: str) -> None:
         """Bring the names in a folder to the disk; object storage needs no such thing."""
         path = Path(self._inside(key))
@@ -323,22 +339,44 @@ class Lake:
 
     def view_sql(self, con: duckdb.DuckDBPyConnection, name: str) -> str:
         """The ``create view`` statement of a table on a connection."""
-        base = f"{self.root}/tables/{_safe(name)}"
+        return f'create or replace view "{name}" as {self.table_sql(name)}'
+
+    def table_sql(self, name: str, **within: str) -> str:
+        """The query for all rows of a table, or for those of the part that ``within`` names.
+
+        Raises:
+            GeoAssetsError: it is no known table, and has no data.
+        """
+        base = f"{self.root}/tables/{_safe(name)}/{_folders(within)}".rstrip("/")
         known = TABLES.get(name)
-        if not self.partitions(name):
+        if not self._has_data(base):
             if known is None:
                 raise GeoAssetsError(
                     f"Table {name} has no data yet. Make it first: dagster asset materialize -m geo_assets.definitions --select {name}"
                 )
-            return f'create or replace view "{name}" as {_no_rows(known)}'
+            return _no_rows(known)
         address = base if self.is_local else self.fs.unstrip_protocol(base)
         # Written partitions may differ in age; union_by_name lets an older file lack a newer column, and the rows that
         # are none bring a column that all files lack.
         return (
-            f'create or replace view "{name}" as select * from read_parquet({literal(f"{address}/**/data.parquet")}, '
+            f"select * from read_parquet({literal(f'{address}/**/data.parquet')}, "
             "hive_partitioning = true, hive_types_autocast = false, union_by_name = true)"
             + (f" union all by name {_no_rows(known)}" if known else "")
         )
+
+    def stamp(self, table: str, **within: str) -> str:
+        """A text that changes whenever a file of a table, or of the part that ``within`` names, is written or removed."""
+        base = f"{self.root}/tables/{_safe(table)}/{_folders(within)}".rstrip("/")
+        found: dict[str, Any] = dict(self.fs.find(base, detail=True)) if self.fs.exists(base) else {}
+        keys = ("size", "mtime", "ino", "ETag", "LastModified", "created")
+        data = sorted((path, info) for path, info in found.items() if path.endswith("/data.parquet"))
+        facts = [[path, *(str(info.get(key)) for key in keys)] for path, info in data]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _has_data(self, base: str) -> bool:
+        """Whether a folder of a table holds a file, however deep; the first one answers."""
+        folders = self.fs.walk(base) if self.fs.exists(base) else ()
+        return any("data.parquet" in files for _, _, files in folders)
 
     def rebuild_catalog(self) -> str:
         """Write ``catalog.duckdb``: one view for each table that has data, for people and BI tools.
@@ -414,7 +452,7 @@ def _read(source: IO[bytes], table: Table | None, columns: list[str] | None) -> 
     return rows.select(columns) if columns is not None else rows
 
 
-_SQL_TYPES = {
+SQL_TYPES = {
     "string": "varchar",
     "int": "bigint",
     "float": "double",
@@ -442,7 +480,7 @@ def _conforming(con: duckdb.DuckDBPyConnection, table: Table, query: str) -> str
         )
     columns = []
     for column in table.columns:
-        wanted, got = _SQL_TYPES[column.type], found[column.name]
+        wanted, got = SQL_TYPES[column.type], found[column.name]
         if got not in (wanted, '"null"') and got.split("(")[0] not in _WIDENED.get(wanted, ()):
             raise GeoAssetsError(
                 f"Table {table.name}, column {column.name}: the query gives {got}, not {wanted}. Nothing was written."
@@ -453,5 +491,5 @@ def _conforming(con: duckdb.DuckDBPyConnection, table: Table, query: str) -> str
 
 def _no_rows(table: Table) -> str:
     """A query without rows that has a table's columns."""
-    columns = [(c.name, _SQL_TYPES[c.type]) for c in table.columns] + [(p, "varchar") for p in table.partition]
+    columns = [(c.name, SQL_TYPES[c.type]) for c in table.columns] + [(p, "varchar") for p in table.partition]
     return "select " + ", ".join(f'null::{t} as "{c}"' for c, t in columns) + " where false"

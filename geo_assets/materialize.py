@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-from geo_assets.errors import ConfigError, GeoAssetsError
+from geo_assets.errors import ConfigError, GeoAssetsError, did_you_mean
 from geo_assets.geotag.inputs import SOURCES, settle_inputs
 from geo_assets.grid import Grid
 from geo_assets.lake import Lake
 from geo_assets.partitions import cities, city_boxes, partition_key
+from geo_assets.runs import HOST_TAG, PROCESS_TAG, end_dead_runs
 from geo_assets.settings import Settings
 from geo_assets.tables import TABLES
 
@@ -26,7 +27,6 @@ COVERAGE = "bbox_partitions"
 SAME_FAILURES = 3
 """So many boxes in a row that fail for the same reason (no token, no disk) end the run: the others would too."""
 _FIRST, _LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-HOST_TAG, PROCESS_TAG = "geo_assets/host", "geo_assets/process"
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,9 @@ class Materializer:
         except dg.DagsterError:
             keys = set()
         if not keys:
-            raise ConfigError(f"'{selection}' selects no asset. There are: {', '.join(self._ordered())}")
+            names = self._ordered()
+            near = did_you_mean(selection.strip("*+ "), names)
+            raise ConfigError(f"'{selection}' selects no asset.{near} There are: {', '.join(names)}")
         return {k.to_user_string() for k in keys}
 
     def _known_city(self, city: str) -> str:
@@ -259,35 +261,6 @@ class Materializer:
         return not len(coverage) or int(coverage["n_images"].iloc[0]) == 0
 
 
-def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs of this command line as failed whose process was killed, and free the pool slots they hold.
-
-    A killed run cannot say so itself; Dagster would show it as started and keep its slots for ever.
-
-    Returns:
-        The ids of the runs that were ended.
-    """
-    unfinished = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    mine = dg.RunsFilter(statuses=unfinished, tags={HOST_TAG: socket.gethostname()})
-    ended = []
-    for run in instance.get_runs(mine):
-        if not _is_alive(int(run.tags[PROCESS_TAG])):
-            instance.report_run_failed(run, "The process of this run was killed.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            ended.append(run.run_id)
-    return ended
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _same_box(mapping: dg.PartitionMapping | None) -> bool:
     return mapping is None or isinstance(mapping, dg.IdentityPartitionMapping)
 
@@ -307,8 +280,8 @@ def _figures(result: dg.ExecuteInProcessResult) -> str:
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether Ctrl-C or a termination ended the run; Dagster records it as a failed step and goes on."""
-    errors = (getattr(e.event_specific_data, "error", None) for e in result.all_node_events if e.is_failure)
+    """Whether Ctrl-C or a termination ended the run; Dagster records it as a failed step or run and goes on."""
+    errors = (getattr(e.event_specific_data, "error", None) for e in result.all_events if e.is_failure)
     return any(error is not None and "DagsterExecutionInterruptedError" in error.to_string() for error in errors)
 
 

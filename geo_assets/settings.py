@@ -30,9 +30,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from geo_assets.errors import ConfigError
+from geo_assets.errors import ConfigError, did_you_mean
 from geo_assets.files import replacing
-from geo_assets.grid import Bounds, Grid
+from geo_assets.grid import Bounds, Grid, box_name
 
 MAX_KEYS = 25_000
 DEMO_CITY = "demo"
@@ -111,7 +111,9 @@ class City(_Part):
 class Mapillary(_Part):
     """The imagery API and how politely it is asked."""
 
-    graph_url: str = Field(default="https://graph.mapillary.com", description="where images and sequences are asked for")
+    graph_url: str = Field(
+        default="https://graph.mapillary.com", description="where images and sequences are asked for"
+    )
     tiles_url: str = Field(default="https://tiles.mapillary.com", description="where the coverage tiles are")
     image_size: Literal["256", "1024", "2048", "original"] = Field(
         default="2048", description="long side of the files [px], or the photo as it was taken"
@@ -195,6 +197,12 @@ class Splats(_Part):
     )
     masks: bool = Field(default=True, description="train only on what the city's masks leave")
     holdout_every: int = Field(default=8, ge=2, description="each n-th photo by name is held out and judges the splat")
+    warm_start: bool = Field(
+        default=True, description="a box whose model was brought up to date goes on from its earlier splat"
+    )
+    refresh_share: float = Field(
+        default=0.3, gt=0, le=1, description="steps of a training from an earlier splat, as a share of a whole one"
+    )
     timeout_s: float | None = Field(default=None, gt=0, description="a training that takes longer is ended [s]")
     threads: int = Field(default=0, description="0: up to four cores")
     seed: int = Field(default=0, description="seed of what is drawn at random; the same seed gives the same bytes")
@@ -293,6 +301,21 @@ class Geotag(_Part):
     )
 
 
+class Automation(_Part):
+    """What the platform does by itself: sensors, schedules and what follows from them."""
+
+    enabled: bool = Field(default=False, description="the one switch: sensors and schedules run from the start")
+    tiles_per_day: int = Field(default=2_000, ge=1, description="most coverage tiles asked in a day, for all cities")
+    look_every_s: float = Field(
+        default=86_400.0, ge=0, description="time from one look at a city's coverage tiles to the next [s]"
+    )
+    refit_share: float = Field(
+        default=0.05, gt=0, description="new photos, as a share of those clustered, that make a new version worthwhile"
+    )
+    refit_photos: int = Field(default=10_000, ge=1, description="new photos that make one worthwhile in any case")
+    refit_cron: str = Field(default="0 3 * * *", description="when the clustering is looked at, as cron says it, UTC")
+
+
 class Demo(_Part):
     """The embedded demo city."""
 
@@ -310,6 +333,7 @@ class Settings(BaseSettings):
     reconstruct: Reconstruct = Reconstruct()
     splats: Splats = Splats()
     geotag: Geotag = Geotag()
+    automation: Automation = Automation()
     demo: Demo = Demo()
 
     @classmethod
@@ -332,7 +356,8 @@ class Settings(BaseSettings):
         """
         if name not in self.cities:
             raise ConfigError(
-                f"No city '{name}' in the settings; known: {', '.join(self.cities) or 'none'}. Add it with: geo-assets city add {name} --bbox W,S,E,N"
+                f"No city '{name}' in the settings; known: {', '.join(self.cities) or 'none'}.{did_you_mean(name, self.cities)}"
+                f" Add it with: geo-assets city add {name} --bbox W,S,E,N"
             )
         return self.cities[name]
 
@@ -344,7 +369,10 @@ class Settings(BaseSettings):
         """
         grid = self.city(city).grid
         if name not in grid:
-            raise ConfigError(f"{city} has no box {name}; its grid is {grid.rows} rows by {grid.columns} columns.")
+            raise ConfigError(
+                f"{city} has no box {name}; its grid is {grid.rows} rows by {grid.columns} columns.{_box_like(name, grid)}"
+                f" Those that hold images: geo-assets city show {city}"
+            )
         return name
 
     def splats_of(self, city: str) -> Splats:
@@ -403,8 +431,8 @@ def load() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        lines = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{path.name}: {lines}.") from None
+        problems = [_said(problem) for problem in error.errors(include_url=False)]
+        raise ConfigError(f"{path.name}: {'; '.join(problems)}.", problems=problems) from None
     except ValueError as error:
         raise ConfigError(
             f"{path.name} is not valid TOML: {error}. Correct the line, or move the file away to start anew."
@@ -438,6 +466,50 @@ def add_city(name: str, city: City) -> Path:
     with replacing(path) as sink:
         sink.write(tomlkit.dumps(document).encode())
     return path
+
+
+def _box_like(name: str, grid: Grid) -> str:
+    """The box that a name without leading zeros, or in capitals, stands for."""
+    numbers = re.findall(r"\d+", name)
+    meant = box_name(int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else ""
+    return f" Did you mean '{meant}'?" if meant in grid else " A name is r00c00, row and column from the south-west."
+
+
+def remove_city(name: str) -> Path:
+    """Take a city out of the settings file, all comments but its own kept; what the lake holds of it stays.
+
+    Raises:
+        ConfigError: the file has no such city; the demo city is none of the file's.
+    """
+    path = settings_path()
+    known = load().cities
+    document = tomlkit.parse(path.read_text()) if path.exists() else tomlkit.document()
+    cities = document.get("cities", {})
+    if name not in cities:
+        if name == DEMO_CITY and name in known:
+            raise ConfigError(
+                f"The demo city is not of {path.name} but built in. To do without it write there: [demo] and below it enabled = false."
+            )
+        raise ConfigError(f"{path.name} has no city '{name}'; known: {', '.join(known)}.{did_you_mean(name, known)}")
+    del cities[name]
+    if not cities:
+        del document["cities"]
+    with replacing(path) as sink:
+        sink.write(tomlkit.dumps(document).encode())
+    return path
+
+
+def _said(problem: Any) -> str:
+    """One error of a settings file: the field, what is wrong with it, and for an unknown one what is nearest."""
+    where = ".".join(map(str, problem["loc"])) or "settings"
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg']}"
+    part: Any = Settings
+    for name in problem["loc"][:-1]:
+        field = part.model_fields.get(name) if isinstance(part, type) and issubclass(part, BaseModel) else None
+        part = City if field is None else field.annotation
+    known = part.model_fields if isinstance(part, type) and issubclass(part, BaseModel) else City.model_fields
+    return f"{where}: there is no such setting.{did_you_mean(str(problem['loc'][-1]), known)} Correct the name, or take it out"
 
 
 def _toml_of(city: City) -> Any:

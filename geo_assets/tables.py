@@ -268,7 +268,7 @@ fetched_at          time    when the metadata was asked, UTC
         sort="image_id",
     ),
     _table(
-        "sequence_lines",
+        "sequence_paths",
         "One row a sequence with a line in the box; the file is GeoParquet.",
         """
 sequence_id     string   id of the sequence
@@ -501,6 +501,9 @@ status          string   trained, or why not: empty, too_few
 engine          string   engine that trained it
 engine_version  string   its version
 steps           int      optimisation steps
+version         string   digest of the PLY files
+start           string   what training started from: points, or earlier, the splat that the box had before
+started_from    string   version of the earlier splat
 n_splats        int      Gaussians
 n_registered    int      photos of the sparse model
 n_points        int      points of the sparse model
@@ -826,6 +829,29 @@ effective_cells float    exponential of the entropy of the photos over the cells
 gini            float    Gini coefficient of photos over cells
 """,
         sort="partition level",
+        partition="",
+    ),
+    # platform
+    _table(
+        "run_records",
+        "One row an attempt of a step of a run that has ended: what Dagster recorded of it.",
+        """
+run_id          string   id of the run
+step            string   step of the run
+attempt         int      attempt of the step, from 1
+asset           string   the asset that the step made, or the check that it asked
+partition       string   partition of the run, or first and last of its range; null where it has none
+city            string   city of the partition; null where it is of none
+box             string   box of the partition; null where it is of none
+status          string   done or failed
+started_at      time     when the attempt began, UTC
+ended_at        time     when it ended, UTC
+seconds         float    time between the two [s]
+bytes           int      size of what it wrote, as the asset says [B]; null where it does not
+requests        int      requests to the imagery API, as the asset says; null where it does not
+n_images        int      images, as the asset says; null where it does not
+""",
+        sort="ended_at run_id step attempt",
         partition="",
     ),
 ]

@@ -1,11 +1,19 @@
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from geo_assets.cli import main
+from geo_assets.cli.group import Command, Group
 from geo_assets.lake import Lake
 from geo_assets.tables import TABLES
+from tools.commands_page import commands_page
 
 
 @pytest.fixture
@@ -43,6 +51,12 @@ def test_a_city_is_added_with_its_grid_and_the_next_step(run, tmp_path: Path) ->
         (["geotag", "--out", "photos.csv"], "geo-assets materialize --select geotag_combined"),
         (["geotag", "--out", "photos.csv", "--split", "holdout"], "There is no split 'holdout'"),
         (["cells", "--out", "cells"], "geo-assets materialize --select hierarchy_centroids"),
+        (["statu"], "'status'"),
+        (["city", "rename"], "'remove'"),
+        (["materialize", "--select", "splat_ply", "--city", "dmo"], "Did you mean 'demo'?"),
+        (["materialize", "--select", "splat_ply", "--city", "demo", "--box", "R1C0"], "Did you mean 'r01c00'?"),
+        (["materialize", "--select", "splat_ply", "--city", "demo", "--box", "north"], "A name is r00c00"),
+        (["export", "demo", "--out", "x", "--format", "shp"], "geojson"),
         (["show", "demo", "r00c00"], "geo-assets materialize --select splat_ply --city demo --box r00c00"),
     ],
 )
@@ -60,11 +74,75 @@ def test_a_photo_folder_without_gps_is_refused(run, tmp_path: Path) -> None:
     assert "GPS" in result.output
 
 
-def test_help_teaches(run) -> None:
-    assert "geo-assets demo" in run("--help").output
-    for command in ("city", "materialize", "demo", "show", "dev", "definitions"):
-        assert command in run("--help").output
-        assert run(command, "--help").exit_code == 0
+def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", command
+
+
+ALL = dict(commands(main))
+
+
+def test_help_lists_every_command_under_a_heading(run) -> None:
+    said = run("--help").output
+    assert "geo-assets demo" in said
+    assert "\nMore:" not in said, "a command is in no section of geo_assets.cli.group"
+    assert "..." not in said.split("Begin:")[1], "a first sentence is too long for the list"
+    for name in main.commands:
+        assert re.search(rf"^  {name} ", said, re.M), name
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_help_teaches(run, path: str) -> None:
+    command = ALL[path]
+    assert isinstance(command, Command)
+    result = run(*path.split(), "--help")
+    assert result.exit_code == 0
+    assert f"Examples:\n  geo-assets {path}" in result.output and "\nWrites:\n" in result.output
+    for line in (*command.examples, *command.then):
+        words = shlex.split(line)
+        named = " ".join(words[:2]) if words[0] == "city" else words[0]
+        assert named in ALL, f"{path} --help says: geo-assets {line}"
+        options = {o for p in ALL[named].params for o in (*p.opts, *p.secondary_opts)}
+        said = {word for word in words if word.startswith("--")}
+        assert said <= options or named == "dev", f"{path} --help says: geo-assets {line}"
+
+
+def test_the_page_of_the_commands_is_what_they_say() -> None:
+    page = Path(__file__).parent.parent / "docs" / "commands.md"
+    assert page.read_text() == commands_page(), "run: make docs"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ("dagster", "pandas", "numpy", "pyarrow", "pydantic", "duckdb", "fsspec", "aiohttp")
+    code = f"import sys, geo_assets.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_ctrl_c_says_that_it_can_be_run_again() -> None:
+    @click.group(cls=Group)
+    def program() -> None:
+        """A program."""
+
+    @program.command(examples="work", writes="nothing.")
+    def work() -> None:
+        """Work."""
+        raise KeyboardInterrupt
+
+    result = CliRunner().invoke(program, ["work"])
+    assert result.exit_code == 130
+    assert "run the same command again" in result.output and "Traceback" not in result.output
+
+
+def test_a_folder_of_photos_is_not_harvested_by_a_dry_run(run, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "geo_assets.toml").write_text('[cities.own]\nbbox = [1.0, 2.0, 1.01, 2.01]\nphotos = "photos"\n')
+    result = run("harvest", "own", "--dry-run")
+    assert result.exit_code == 0 and "Next: geo-assets harvest own --files" in result.output
+    assert not (tmp_path / "lake").exists()
 
 
 def test_a_harvest_is_told_to_the_instance_for_its_own_city_alone(

@@ -154,6 +154,25 @@ def test_an_interrupt_ends_everything_and_not_only_a_step(world: World, monkeypa
     assert [run for run in world.runs if run[0] == "sparse_models"] == []
 
 
+def test_an_interrupt_while_a_run_is_set_up_ends_everything_too(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    @dg.resource
+    def interrupted(_: dg.InitResourceContext) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    @dg.asset(partitions_def=city_boxes, required_resource_keys={"interrupted"})
+    def bbox_partitions(context: dg.AssetExecutionContext) -> None:
+        ran.append(context.partition_key)
+
+    world = dg.Definitions(assets=[bbox_partitions], resources={"interrupted": interrupted})
+    with pytest.raises(KeyboardInterrupt):
+        Materializer(
+            world, settings, Lake(tmp_path), dg.DagsterInstance.ephemeral(), lambda line: None, "CRITICAL"
+        ).run("bbox_partitions", ["demo"])
+    assert len(ran) <= 1, "the boxes behind it are left alone"
+
+
 @pytest.mark.parametrize(
     ("selection", "cities_", "boxes", "said"),
     [

@@ -122,6 +122,18 @@ def globe(address: str, target: Path) -> None:
         target.write_bytes(page.screenshot(timeout=120_000))
 
 
+def city_map(lake: Lake, target: Path, *, width: int = 1280, height: int = 800, place: str = "#/demo/r00c00") -> None:
+    """The map of ``geo-assets serve`` with one box open."""
+    from geo_assets.serve.app import application
+
+    app = application(lake, load, hosts=serve.allowed_hosts(serve.LOOPBACK))
+    with serve.in_background(app) as address, open_page(width, height) as (page, _):
+        page.goto(address + place)
+        page.wait_for_function("place => document.body.dataset.shown === place", arg=place, timeout=120_000)
+        page.wait_for_timeout(3_000)  # images and ways come when the map is at rest
+        page.screenshot(path=str(target), timeout=120_000)
+
+
 def main() -> None:
     """Make all of them."""
     os.chdir(Path(__file__).parent.parent)
@@ -134,6 +146,7 @@ def main() -> None:
     with serve.in_background(serve.application(folders)) as address:
         viewer(address + serve.web_path(lake.key("splats_city", "index.html", city="demo")), TARGET / "city.png")
         globe(address + serve.web_path(lake.key("splats_city", "globe.html", city="demo")), TARGET / "globe.png")
+    city_map(lake, TARGET / "map.png")
     asset_graph(TARGET / "asset_graph.png")
     for path in sorted(TARGET.glob("*.png")):
         click.echo(f"{path}  {path.stat().st_size // 1024} kB")

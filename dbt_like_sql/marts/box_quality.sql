@@ -1,4 +1,5 @@
 -- What became of each box: images, pairs, the share that COLMAP registered, distance to GPS, and how good the splat is.
+-- partition: city
 -- city: The city.
 -- box: The box.
 -- n_images: Images harvested.
@@ -26,7 +27,10 @@
 -- ssim: SSIM of the held-out photos.
 -- gain_db: PSNR won over the state before training [dB].
 -- state: Furthest state: empty, harvested, matched, reconstructed or splat.
--- check: registered_share between 0 and 1
+-- test: unique(city, box)
+-- test: accepted_range(registered_share, 0, 1)
+-- test: accepted_range(ssim, -1, 1)
+-- test: accepted_values(state, 'empty', 'harvested', 'matched', 'reconstructed', 'splat')
 -- check: n_verified <= n_pairs
 -- check: n_quarantined <= n_pairs
 with pairs as (
@@ -81,7 +85,7 @@ select
     coalesce(m.n_components, 0) as n_components,
     coalesce(m.n_registered, 0)::bigint as n_registered,
     -- An image may be in two components; it counts once.
-    least(m.n_registered / nullif(m.n_home_images, 0), 1.0) as registered_share,
+    case when m.n_home_images > 0 then least(m.n_registered / m.n_home_images, 1.0) end as registered_share,
     m.status,
     m.route,
     m.n_blocks,

@@ -8,7 +8,9 @@
 -- median_mean_km: Median over the cells of the mean distance to the cell's centroid [km].
 -- photo_mean_km: Mean distance of a photo to the centroid of its cell [km].
 -- gini: Gini coefficient of photos over cells: 0 where all cells have as many, near 1 where one has nearly all.
--- check: gini between 0 and 1
+-- test: unique(level)
+-- test: accepted_range(gini, 0, 1)
+-- test: accepted_range(n_cells, 1, null)
 with ranked as (
     select
         level,

@@ -1,4 +1,5 @@
 -- How much of each box is in the lake: images that the coverage tiles count, images harvested and selected, files there.
+-- partition: city
 -- city: The city.
 -- box: The box.
 -- lon: Longitude of the box's middle [deg].
@@ -10,7 +11,9 @@
 -- n_dead: Files of the selected images that the provider cannot deliver any more.
 -- share: Files there of the files wanted, dead ones left out, 0 to 1; null where none is wanted.
 -- complete: Whether the box's certificate leaves nothing unresolved; null where there is none.
--- check: share between 0 and 1
+-- test: unique(city, box)
+-- test: relationship(city, box -> stg_boxes)
+-- test: accepted_range(share, 0, 1)
 select
     city,
     box,

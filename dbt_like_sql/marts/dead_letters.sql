@@ -1,4 +1,5 @@
 -- One row a file that could not be had: which image, why, and how often it was asked for.
+-- partition: city
 -- city: The city.
 -- box: The box.
 -- image_id: Id of the image.
@@ -8,7 +9,8 @@
 -- reason: Why the file is dead.
 -- attempts: Times it was asked for.
 -- tombstoned_at: When the API first said that the image does not exist any more, UTC; null while it does.
--- check: reason is not null
+-- test: unique(city, box, image_id)
+-- test: not_null(reason)
 select
     f.city,
     f.box,

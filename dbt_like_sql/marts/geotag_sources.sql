@@ -6,6 +6,9 @@
 -- n_authors: Distinct authors of them, where known.
 -- n_null_island: Photos of them at longitude and latitude zero.
 -- n_rejects: Records of the source that were not taken, the same number in each of its splits.
+-- test: unique(source, split)
+-- test: not_null(source)
+-- test: accepted_values(split, 'train', 'validation', 'test')
 -- check: n_coordinates <= n_photos
 with photos as (
     select

@@ -1,4 +1,5 @@
 -- What proves that each box is complete: what every source named, what each added, and what is left open.
+-- partition: city
 -- city: The city.
 -- box: The box.
 -- state: complete, incomplete, or unknown where the box has no certificate.
@@ -20,9 +21,13 @@
 -- dataset_hash: SHA-256 of the sorted image ids.
 -- complete: Whether nothing is open; null where the box has no certificate.
 -- fetched_at: When the box was harvested, UTC.
+-- test: unique(city, box)
 -- check: n_open = 0 or not complete
--- check: share_audited between 0 and 1
--- check: share_resolved between 0 and 1
+-- test: accepted_values(state, 'complete', 'incomplete', 'unknown')
+-- test: accepted_range(share_audited, 0, 1)
+-- test: accepted_range(share_resolved, 0, 1)
+-- test: accepted_range(n_estimated_missing, 0, null)
+-- check (warn): n_images = n_rows
 select
     b.city,
     b.box,
@@ -41,7 +46,7 @@ select
     b.n_images as n_rows,
     c.n_estimated_missing,
     -- The audit also names images beside the box, which do not count here.
-    least((c.n_audit_again + c.n_audit_added) / nullif(c.n_images, 0), 1.0) as share_audited,
+    case when c.n_images > 0 then least((c.n_audit_again + c.n_audit_added) / c.n_images, 1.0) end as share_audited,
     c.n_audit_asks / nullif(c.n_audit_cells, 0) as asks_per_cell,
     (c.n_images + c.n_tombstones) / nullif(c.n_images + c.n_tombstones + c.n_unresolved, 0) as share_resolved,
     c.dataset_hash,

@@ -1,4 +1,5 @@
 -- One row a box that was asked for: what the coverage tiles count in it and what was harvested.
+-- partition: city
 -- city: The city.
 -- box: The box.
 -- lon: Longitude of the box's middle [deg].
@@ -10,6 +11,7 @@
 -- n_dead: Files of the selected images that the provider cannot deliver any more.
 -- file_bytes: Size of all files of the box that are there [B].
 -- complete: Whether the box's certificate leaves nothing unresolved; null where there is none.
+-- test: unique(city, box)
 -- check: n_files + n_dead <= n_selected
 -- check: n_selected <= n_images
 with images as (

@@ -1,4 +1,5 @@
 -- One row an image of any city that still exists: its best position, its author and the state of its file.
+-- partition: city
 -- city: The city.
 -- box: The box.
 -- image_id: Id of the image.
@@ -14,8 +15,12 @@
 -- dropped_by: The filter that keeps the image out of the files; null where it is selected.
 -- file_status: State of the image's file: done, dead, missing, or dropped where a filter keeps it out and it is not there.
 -- file_bytes: Size of the file [B].
--- check: image_id is not null
--- check: file_status in ('done', 'dead', 'missing', 'dropped')
+-- test: not_null(image_id, file_status)
+-- test: unique(city, box, image_id)
+-- test: accepted_values(file_status, 'done', 'dead', 'missing', 'dropped')
+-- test: accepted_range(lat, -90, 90)
+-- test: accepted_range(lon, -180, 180)
+-- test: accepted_range(file_bytes, 0, null)
 select
     m.city,
     m.box,

@@ -87,6 +87,15 @@ ERRORS: dict[str, tuple[int, dict[str, Any]]] = {
     "malformed_token": (401, {"message": "Failed to decode", "type": "OAuthException", "code": 190}),
     "unknown_token_header": (401, {"message": "Error validating application", "type": "OAuthException", "code": 190}),
     "unknown_token_query": (400, {"message": "Error validating application", "type": "OAuthException", "code": 190}),
+    "expired_token": (
+        401,
+        {
+            "message": "Error validating access token: Session has expired",
+            "type": "OAuthException",
+            "code": 190,
+            "error_subcode": 463,
+        },
+    ),
     "service_unavailable": (
         500,
         {"message": "Service temporarily unavailable", "type": "OAuthException", "is_transient": False, "code": 2},

@@ -186,14 +186,14 @@ def image_files(
     owners=["team:harvest"],
     code_version="1",
 )
-def sequence_lines(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+def sequence_paths(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """The way of each sequence through the box as a line with its length, in GeoParquet."""
     from geo_assets.harvest.lines import write_lines
 
     key, store = box_key(context), lake.open()
     with failures():
         facts = write_lines(store, key.city, key.box)
-    lines = store.read("sequence_lines", ["length_m"], **key.partition)
+    lines = store.read("sequence_paths", ["length_m"], **key.partition)
     counts = {"n_sequences": len(lines), "length_km": lines["length_m"].to_numpy(float).sum() / 1000}
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(counts))
 
@@ -220,4 +220,4 @@ def city_certificates(context: dg.AssetExecutionContext, lake: LakeResource) -> 
     return dg.MaterializeResult(metadata=plain(figures) | {"map": picture(png, "boxes of the city")})
 
 
-ASSETS = (bbox_partitions, sequence_ids, image_metadata, image_files, sequence_lines, city_certificates)
+ASSETS = (bbox_partitions, sequence_ids, image_metadata, image_files, sequence_paths, city_certificates)

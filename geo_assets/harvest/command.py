@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from geo_assets.errors import GeoAssetsError
 from geo_assets.harvest.city import CityHarvest, Estimate, Outcome, harvest_photos
@@ -55,6 +56,8 @@ def _run(name: str, say: Say, files: bool, dry_run: bool, renew: bool, as_json: 
     def report(what: str, total: int) -> Progress:
         return Progress(say, f"{what} of {name}", total)
 
+    if city.photos is not None and dry_run:
+        return _tell_folder(name, city.photos, say, as_json)
     if city.photos is not None:
         outcome = _photos(name, city, lake, files)
     else:
@@ -127,7 +130,16 @@ def _tell_estimate(name: str, found: Estimate, say: Say, as_json: bool) -> int:
         f"{found.searches:,} searches, {found.pages:,} pages of metadata; about {found.graph_hours:.2f} hours."
     )
     say(f"  files: {found.n_images:,}, about {found.bytes / 1e9:.1f} GB, {found.file_hours:.2f} hours at 100 Mbit/s.")
+    say(f"Nothing was harvested. Next: geo-assets harvest {name} --files")
     if as_json:
         own = {"city": name, "requests": found.requests, "dry_run": True}
         say(json.dumps(vars(found) | own))
+    return 0
+
+
+def _tell_folder(name: str, folder: Path, say: Say, as_json: bool) -> int:
+    say(f"{name}: the photos in {folder} are read where they lie; nobody is asked, and nothing is fetched.")
+    say(f"Nothing was harvested. Next: geo-assets harvest {name} --files")
+    if as_json:
+        say(json.dumps({"city": name, "requests": 0, "dry_run": True}))
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
@@ -97,7 +99,12 @@ class Tiles:
             ApiError: the token is refused. A tile that cannot be had for another reason is in ``failed``; an older
                 copy is used if there is one.
         """
-        wanted = self.fetch(bounds, fresh_for_s)
+        self.fetch(bounds, fresh_for_s)
+        return self.kept(bounds)
+
+    def kept(self, bounds: Sequence[Bounds]) -> Coverage:
+        """What the kept tiles over some rectangles say; nothing is asked."""
+        wanted = self.wanted(bounds)
         tiles = sorted({tile for _, tile in wanted})
         failed = [f"{dataset} {tile}" for dataset, tile in wanted if (dataset, tile) in self._failed]
         frames: dict[str, list[pd.DataFrame]] = {d: [self._images(d, tile) for tile in tiles] for d in DATASETS}
@@ -109,20 +116,38 @@ class Tiles:
         Raises:
             ApiError: the token is refused.
         """
+        if missing := self.stale(bounds, fresh_for_s):
+            self.ask(missing)
+        return self.wanted(bounds)
+
+    def wanted(self, bounds: Iterable[Bounds]) -> list[tuple[Dataset, Tile]]:
+        """The tiles of both data sets over some rectangles."""
         tiles = sorted({tile for b in bounds for tile in self.over(b)})
-        wanted: list[tuple[Dataset, Tile]] = [(dataset, tile) for tile in tiles for dataset in DATASETS]
-        missing = [w for w in wanted if self._age_s(*w) >= fresh_for_s]
-        if missing:
-            self._failed = (self._failed - set(missing)) | set(self.client.run(self._fetch(missing)))
-        return wanted
+        return [(dataset, tile) for tile in tiles for dataset in DATASETS]
+
+    def stale(self, bounds: Iterable[Bounds], fresh_for_s: float) -> list[tuple[Dataset, Tile]]:
+        """Of the tiles over some rectangles those that the lake has not, or has for so long already."""
+        return [w for w in self.wanted(bounds) if self._age_s(*w) >= fresh_for_s]
+
+    def ask(self, which: Sequence[tuple[Dataset, Tile]], within_s: float | None = None) -> set[tuple[Dataset, Tile]]:
+        """Ask for some tiles and keep them; those that could not be had, or not within so many seconds.
+
+        Raises:
+            ApiError: the token is refused.
+        """
+        failed = self.client.run(self._fetch(list(which), within_s))
+        self._failed = (self._failed - set(which)) | failed
+        return failed
 
     def bytes_over(self, bounds: Bounds) -> int:
         """Size of the kept tiles over a rectangle, which goes with the number of their images [B]."""
         keys = [self._key(dataset, tile) for tile in self.over(bounds) for dataset in DATASETS]
         return sum(self.lake.size(key) for key in keys if self.lake.exists(key))
 
-    async def _fetch(self, wanted: list[tuple[Dataset, Tile]]) -> list[tuple[Dataset, Tile]]:
-        failed: list[tuple[Dataset, Tile]] = []
+    async def _fetch(
+        self, wanted: list[tuple[Dataset, Tile]], within_s: float | None = None
+    ) -> set[tuple[Dataset, Tile]]:
+        failed = set(wanted)
 
         async def one(item: tuple[Dataset, Tile]) -> None:
             dataset, tile = item
@@ -132,15 +157,16 @@ class Tiles:
             except ApiError as error:
                 if kind_of(error) == "fatal":
                     raise
-                failed.append(item)
             except SourceError:
-                failed.append(item)
+                pass
             else:
+                failed.discard(item)
                 key = self._key(dataset, tile)
                 self.lake.put_bytes(key, data)
                 self._remember((dataset, tile, self.lake.modified(key)), frame)
 
-        await pooled(2, one, wanted)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(pooled(2, one, wanted), within_s)
         return failed
 
     def _images(self, dataset: Dataset, tile: Tile) -> pd.DataFrame:

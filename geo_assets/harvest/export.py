@@ -1,10 +1,11 @@
-"""A city's harvest as files for other programs: GeoPackage, GeoParquet, CSV, and the credits that the licence asks for."""
+"""A city's harvest as files for other programs: GeoPackage, GeoParquet, GeoJSON, CSV, and the credits that the licence asks for."""
 
 from __future__ import annotations
 
 import ast
 import collections
 import datetime as dt
+import html
 import shutil
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -25,8 +26,10 @@ from geo_assets.tables import TABLES
 if TYPE_CHECKING:
     import geopandas as gpd
 
-FORMATS = ("gpkg", "parquet", "csv")
-CREDITS = ("attribution.csv", "ATTRIBUTION.md")
+FORMATS = ("gpkg", "parquet", "csv", "geojson", "attribution")
+DEFAULT_FORMATS = ("gpkg", "parquet", "csv")
+"""GeoJSON of a large city is many times the size of the others, and the credits are always written."""
+CREDITS = ("attribution.csv", "ATTRIBUTION.md", "attribution.html")
 README = "README.md"
 
 LICENCE_URL = "https://creativecommons.org/licenses/by-sa/4.0/"
@@ -70,7 +73,7 @@ def export_city(
     lake: Lake,
     city: str,
     folder: Path,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     *,
     without: Sequence[Path] = (),
     also: Sequence[Path] = (),
@@ -86,7 +89,8 @@ def export_city(
         lake: holds the tables of the city.
         city: name of the city.
         folder: where the files go.
-        formats: ``gpkg`` (layers images, sequences, boxes), ``parquet`` (GeoParquet of the images), ``csv``.
+        formats: ``gpkg`` (layers images, sequences, boxes), ``parquet`` (GeoParquet of the images), ``csv``,
+            ``geojson`` (images as points), or ``attribution`` for the credits without the images.
         without: files of earlier harvests; images with one of their ids or of one of their sequences are left out.
         also: files of other harvests, merged; an image that is in several is taken as it was asked about last.
         only_selected: leave out the images that the city's filters drop.
@@ -137,8 +141,11 @@ def export_city(
             as_points(images).to_parquet(staged / "images.parquet", compression="zstd", index=False)
         if "csv" in formats:
             earlier_columns(images).to_csv(staged / "images.csv", index=False)
+        if "geojson" in formats:
+            write_geojson(staged / "images.geojson", images)
         people.to_csv(staged / CREDITS[0], index=False)
         (staged / CREDITS[1]).write_text(credits_page(city, people, splats), encoding="utf-8")
+        (staged / CREDITS[2]).write_text(credits_html(city, people), encoding="utf-8")
         names = sorted(path.name for path in staged.iterdir())
         page = readme(city, names, figures, boxes, now or dt.datetime.now(dt.UTC))
         (staged / README).write_text(page, encoding="utf-8")
@@ -340,6 +347,14 @@ def write_gpkg(path: Path, images: pd.DataFrame, boxes: pd.DataFrame) -> None:
         )
 
 
+def write_geojson(path: Path, images: pd.DataFrame) -> None:
+    """Write the images as GeoJSON points (RFC 7946: longitude first, EPSG:4326, seven decimals)."""
+    from pyogrio import write_dataframe
+
+    points = _for_gpkg(as_points(images.drop(columns=[c for c in _NOT_IN_GPKG if c in images])))
+    write_dataframe(points, path, driver="GeoJSON", geometry_type="Point", RFC7946="YES")
+
+
 def page_of(image_id: str, source_path: Any = None) -> str | None:
     """Address of a photo's page at the provider; None for a photo of the user's own."""
     return f"{PAGE_URL}{image_id}" if pd.isna(source_path) else None
@@ -418,14 +433,41 @@ def credits_page(city: str, people: pd.DataFrame, splats: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def credits_html(city: str, people: pd.DataFrame) -> str:
+    """The credits as a page to publish beside what was made of the images; it fetches nothing."""
+    rows = []
+    for row in people.to_dict("records"):
+        name = html.escape(str(row["creator"] or "unknown"))
+        name = f'<a href="{html.escape(str(row["link"]))}">{name}</a>' if row["link"] else name
+        said = "".join(f"<td>{html.escape(str(row[key] or 'not recorded'))}</td>" for key in ("licence", "credit"))
+        rows.append(f"<tr><td>{name}</td><td>{row['n_images']:,}</td>{said}</tr>")
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Credits for the images of {html.escape(city)}</title>
+<style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}
+td,th{{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}}</style>
+<h1>Credits for the images of {html.escape(city)}</h1>
+<p>Images of Mapillary are licensed <a href="{LICENCE_URL}">{LICENCE}</a>. What is made of them carries these credits, says
+that it was changed, and is passed on under the same licence.</p>
+<table><tr><th>author<th>images<th>licence<th>credit</tr>
+{chr(10).join(rows)}
+</table>
+</html>
+"""
+
+
 def readme(city: str, names: Collection[str], figures: Mapping[str, Any], boxes: pd.DataFrame, now: dt.datetime) -> str:
     """The README of an export: what is in it, how complete it is, when it was made, and its licence."""
     said = {
         "images.gpkg": "GeoPackage, EPSG:4326: layers images (points), sequences (lines), boxes (polygons)",
         "images.parquet": "GeoParquet, EPSG:4326: one row an image, all columns",
         "images.csv": "one row an image, with the columns of earlier harvesters",
+        "images.geojson": "GeoJSON, EPSG:4326: one point an image",
         CREDITS[0]: "one row an author: images, licence, credit",
         CREDITS[1]: "the credits to show, and what ShareAlike asks for",
+        CREDITS[2]: "the credits as a page to publish",
     }
     asked = pd.to_datetime(boxes["fetched_at"], utc=True).dropna()
     lines = [

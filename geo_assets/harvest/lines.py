@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from shapely.geometry.base import BaseGeometry
 
-TABLE = "sequence_lines"
+TABLE = "sequence_paths"
 GAP_M = 200.0
 """Consecutive images further apart than this are not joined: between them the sequence was elsewhere."""
 
@@ -75,7 +75,7 @@ def sequence_lines(metadata: pd.DataFrame, gap_m: float = GAP_M) -> gpd.GeoDataF
 
 
 def write_lines(lake: Lake, city: str, box: str, metadata: pd.DataFrame | None = None, gap_m: float = GAP_M) -> Facts:
-    """Write the lines of a box as GeoParquet: table ``sequence_lines``, geometry as WKB.
+    """Write the lines of a box as GeoParquet: table ``sequence_paths``, geometry as WKB.
 
     Args:
         lake: holds ``image_metadata`` of the box, where it is not given.
@@ -98,7 +98,7 @@ def city_lines(lake: Lake, city: str, gap_m: float = GAP_M) -> gpd.GeoDataFrame:
 
 
 def geo_table(lines: gpd.GeoDataFrame) -> pa.Table:
-    """Lines as rows of table ``sequence_lines`` with the footer that makes a parquet file GeoParquet 1.1."""
+    """Lines as rows of table ``sequence_paths`` with the footer that makes a parquet file GeoParquet 1.1."""
     plain = pd.DataFrame(lines.drop(columns="geometry")).assign(geometry=lines.geometry.to_wkb())
     table = TABLES[TABLE].conform(plain)
     about: dict[str, Any] = {

@@ -299,6 +299,11 @@ class Mapillary:
         """Whether the last requests all failed however often they were repeated: asking on is of no use."""
         return self._given_up >= _HOPELESS
 
+    @property
+    def tiles_blocked_until(self) -> float:
+        """Time [s since the epoch] before which the tile host must not be probed; 0 where it is not blocked."""
+        return self._tile_limits.blocked_until
+
     # -- one request ----------------------------------------------------------------------------------------
 
     def _needed_token(self) -> str:

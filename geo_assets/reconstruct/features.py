@@ -24,7 +24,7 @@ from geo_assets.lake import Lake
 from geo_assets.progress import Progress
 from geo_assets.reconstruct.cameras import image_name, stable_ids, with_cameras
 from geo_assets.reconstruct.feature_cache import FeatureCache, feature_key
-from geo_assets.reconstruct.images import images_around
+from geo_assets.reconstruct.images import images_around, inputs_digest
 from geo_assets.reconstruct.masks import with_masks
 from geo_assets.reconstruct.panoramas import with_views
 from geo_assets.reconstruct.priors import box_frame, upright_features, with_given_poses, with_priors
@@ -93,6 +93,7 @@ def gps_database(
     """
     log = log or (lambda _: None)
     images, left_out = images_around(lake, city, box, grid, options)
+    inputs = inputs_digest(images)
     frame = box_frame(lake, city, box, grid, images.best_altitude_m)
     figures: dict[str, Any] = {}
     if (images.home_box == box).any():
@@ -107,13 +108,13 @@ def gps_database(
             left_out["broken"] += len(broken) + len(undecoded)
             if (images.home_box == box).any():
                 images = with_cameras(_numbered(images))
-                _publish(work, city, box, images, _note(frame, grid, box, left_out))
+                _publish(work, city, box, images, _note(frame, grid, box, left_out, inputs))
         figures |= work.figures | {"upright_features": upright}
     if not (images.home_box == box).any():
         images = pd.DataFrame(images[:0])  # the margin alone makes no work
     figures = _counts(images, box, left_out) | figures | {"origin": [frame.lon, frame.lat, frame.alt_m]}
     rows = images.reindex(columns=TABLES["gps_db"].column_names) if len(images) else TABLES["gps_db"].empty()
-    return Database(rows, _note(frame, grid, box, left_out), figures)
+    return Database(rows, _note(frame, grid, box, left_out, inputs), figures)
 
 
 def local_images(lake: Lake, files: Iterable[tuple[str, str]], folder: Path) -> None:
@@ -276,12 +277,13 @@ def _publish(work: _Work, city: str, box: str, images: pd.DataFrame, note: dict[
     work.lake.publish(published, work.lake.key("features", city=city, box=box))
 
 
-def _note(frame: LocalFrame, grid: Grid, box: str, left_out: dict[str, int]) -> dict[str, Any]:
+def _note(frame: LocalFrame, grid: Grid, box: str, left_out: dict[str, int], inputs: str) -> dict[str, Any]:
     """What other steps must know of a box beside its rows."""
     return {
         "origin": [frame.lon, frame.lat, frame.alt_m],
         "bounds": grid.bounds(box).as_list(),
         "left_out": {why: n for why, n in left_out.items() if n},
+        "inputs": inputs,
     }
 
 

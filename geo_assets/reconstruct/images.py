@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pandas as pd
 
 from geo_assets.geodesy import LocalFrame
@@ -17,6 +19,12 @@ from geo_assets.tables import TABLES
 REASONS = ("no_position", "panorama", "panorama_shape", "fisheye", "standing", "duplicate", "broken")
 """Why an image is left out: no position; a panorama where the settings want none, or one that is not a sphere; a
 fisheye lens of unknown parameters; a vehicle that stands; the same picture twice; a file that does not decode."""
+
+_OF_NO_MATTER = {
+    *("fetched_at", "first_seen", "last_seen", "tombstoned_at", "source_mask", "stratum", "dropped_by"),
+    *("licence", "attribution", "creator_id", "creator_username", "organization_id", "quality_score"),
+}
+"""What may be said anew of an image without a difference to its features and its place."""
 
 _OF_FILES = ["image_id", "path", "sha256", "width", "height"]
 
@@ -65,6 +73,18 @@ def images_around(
     why.loc[_same_file(pd.DataFrame(around[why.isna()]), box)] = "duplicate"
     counts = {reason: int((why == reason).sum()) for reason in REASONS}
     return pd.DataFrame(around[why.isna()]).sort_values("image_id", kind="stable").reset_index(drop=True), counts
+
+
+def inputs_digest(images: pd.DataFrame) -> str:
+    """What a box's database is made of, as a digest: equal where making it anew would give the same.
+
+    Args:
+        images: the first answer of :func:`images_around`.
+    """
+    kept = images.loc[:, sorted(set(images.columns) - _OF_NO_MATTER)]
+    return hashlib.sha256(
+        str(kept.to_json(orient="split", index=False, double_precision=12, date_format="iso")).encode()
+    ).hexdigest()[:16]
 
 
 def _why_not(images: pd.DataFrame, centre: tuple[float, float], options: Reconstruct) -> pd.Series:

@@ -1,4 +1,5 @@
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from geo_assets.errors import ConfigError, SourceError
 from geo_assets.harvest import export
-from geo_assets.harvest.export import CSV_COLUMNS, export_city, images_of, read_harvest, subtract
+from geo_assets.harvest.export import CSV_COLUMNS, LICENCE_URL, export_city, images_of, read_harvest, subtract
 from geo_assets.lake import Lake
 from geo_assets.tables import TABLES
 from geo_assets_tests.harvest.rows import LAT, LON, NOON, frame, image, track
@@ -55,7 +56,7 @@ ALL = ["98765432109876543", "a000", "a001", "a002", "a003", "nowhere"]
 def test_an_export_holds_every_image_once_in_every_format(lake: Lake, tmp_path: Path) -> None:
     found = export_city(lake, CITY, tmp_path / "out", now=NOW)
     assert [path.name for path in found.files] == [
-        "ATTRIBUTION.md", "README.md", "attribution.csv", "images.csv", "images.gpkg", "images.parquet"
+        "ATTRIBUTION.md", "README.md", "attribution.csv", "attribution.html", "images.csv", "images.gpkg", "images.parquet"
     ]  # fmt: skip
     assert all(path.is_file() for path in found.files)
     assert found.figures | {"n_images": 6, "n_sequences": 3, "n_boxes": 2, "n_complete_boxes": 2, "n_tombstones": 1,
@@ -95,13 +96,34 @@ def test_the_csv_has_the_columns_of_earlier_harvesters(lake: Lake, tmp_path: Pat
     assert (first["dropped_by"], first["creator"], second["file"]) == ("spacing", "b|ea", "files/images/a000.jpg")
 
 
+def test_geojson_holds_points_with_longitude_first(lake: Lake, tmp_path: Path) -> None:
+    export_city(lake, CITY, tmp_path / "out", ["geojson"], now=NOW)
+    features = json.loads((tmp_path / "out" / "images.geojson").read_text())["features"]
+    assert [feature["properties"]["image_id"] for feature in features] == ALL
+    assert features[1]["geometry"]["coordinates"] == pytest.approx([LON, LAT], abs=1e-3)
+    assert features[5]["geometry"] is None
+    assert "images.geojson" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_credits_alone_are_an_export_and_a_page_that_no_name_breaks(lake: Lake, tmp_path: Path) -> None:
+    metadata = lake.read("image_metadata", city=CITY, box="r00c00")
+    metadata["creator_username"] = "<script>alert(1)</script>"
+    lake.write("image_metadata", metadata.astype(object), city=CITY, box="r00c00")
+    export_city(lake, CITY, tmp_path / "out", ["attribution"])
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["ATTRIBUTION.md", "README.md", "attribution.csv", "attribution.html"]
+    page = (tmp_path / "out" / "attribution.html").read_text()
+    assert "&lt;script&gt;" in page and "<script" not in page
+    assert LICENCE_URL in page
+
+
 def test_only_what_was_asked_for_is_made_and_what_is_old_goes(lake: Lake, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export_city(lake, CITY, out)
     (out / "mine.txt").write_text("keep")
     export_city(lake, CITY, out, ["csv"], only_selected=True)
     assert sorted(p.name for p in out.iterdir()) == [
-        "ATTRIBUTION.md", "README.md", "attribution.csv", "images.csv", "mine.txt"
+        "ATTRIBUTION.md", "README.md", "attribution.csv", "attribution.html", "images.csv", "mine.txt"
     ]  # fmt: skip
     assert ids(out) == ALL[1:]
 

@@ -91,10 +91,10 @@ def test_the_table_is_geoparquet(tmp_path: Path) -> None:
     assert read.geometry.geom_type.tolist() == ["LineString", "MultiLineString"]
     assert read.geometry.iloc[0].equals(sequence_lines(metadata).geometry.iloc[0])
     # The lake and SQL see the same rows, geometry as bytes.
-    plain = lake.read("sequence_lines", **where)
+    plain = lake.read("sequence_paths", **where)
     assert shapely.from_wkb(plain["geometry"].iloc[0]).equals(read.geometry.iloc[0])
-    with lake.connect("sequence_lines") as con:
-        found = con.sql("select city, sequence_id, round(length_m), len(image_ids) from sequence_lines order by 2")
+    with lake.connect("sequence_paths") as con:
+        found = con.sql("select city, sequence_id, round(length_m), len(image_ids) from sequence_paths order by 2")
         assert found.fetchall() == [("here", "a", 10.0, 2), ("here", "b", 20.0, 4)]
 
 
