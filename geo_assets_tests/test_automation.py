@@ -188,7 +188,7 @@ def test_a_set_that_was_read_again_counts_as_far_as_it_has_grown(clustered: Lake
 def test_without_a_clustering_there_is_nothing_to_renew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEO_ASSETS_LAKE", str(tmp_path))
     requests, said = evaluate(Lake(tmp_path))
-    assert not requests and "geo-assets materialize hdbscan_model" in said
+    assert not requests and "geo-assets materialize --select hdbscan_model" in said
 
 
 # -- what follows -------------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def _from(lake: Lake) -> Callable[[Request], Response]:
 
     def respond(request: Request) -> Response:
         key = f"files/{request.path_params['key']}"
-        if key.split("/")[1] not in KINDS:
+        if key.split("/")[1] not in KINDS or ".." in key.split("/"):
             raise HTTPException(404)
         try:
             body = lake.get_bytes(key)

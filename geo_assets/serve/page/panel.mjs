@@ -17,7 +17,7 @@ const plural = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : man
 export const distance = km => (km < 1 ? `${number(Math.round(1000 * km))} m` : `${number(km)} km`);
 const bytes = n => (n >= 1e9 ? `${(n / 1e9).toFixed(1)} GB` : n >= 1e6 ? `${(n / 1e6).toFixed(1)} MB` : `${Math.ceil(n / 1e3)} kB`);
 const day = text => new Date(text).toLocaleDateString('en-GB', { day: 'numeric', month: 'long', year: 'numeric', timeZone: 'UTC' });
-export const degrees = ([lon, lat]) => `${Math.abs(lat).toFixed(4)}° ${lat < 0 ? 'S' : 'N'}, ${Math.abs(lon).toFixed(4)}° ${lon < 0 ? 'W' : 'E'}`;
+export const degrees = ([lon, lat]) => `${Math.abs(lon).toFixed(4)}° ${lon < 0 ? 'W' : 'E'}, ${Math.abs(lat).toFixed(4)}° ${lat < 0 ? 'S' : 'N'}`;
 const heading = (text, level = 3) => h(`h${level}`, {}, text);
 const section = (title, ...children) => h('section', {}, heading(title), ...children);
 
