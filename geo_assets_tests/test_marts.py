@@ -50,6 +50,9 @@ def test_the_ui_is_told_columns_lineage_and_rows(lake, assets):
         ("splat_ply", "psnr_db"),
         ("splat_ply", "init_psnr_db"),
     }
+    # The same to read, for the UI draws no lineage of columns.
+    assert "| `gain_db` | splat_ply.init_psnr_db, splat_ply.psnr_db |" in facts["made_of"].splitlines()
+    assert "| `n_pairs` | no column |" in facts["made_of"].splitlines()
     complete = metadata(result, "stg_boxes")["dagster/column_lineage"].deps_by_column["complete"]
     # The table is written by another asset than its name says.
     assert [(d.asset_key.to_user_string(), d.column_name) for d in complete] == [("image_metadata", "complete")]
