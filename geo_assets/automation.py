@@ -127,7 +127,9 @@ def _refit(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReas
     lake = Lake(chosen.lake)
     found = news(lake, lake.key(*MODEL_FILES))
     if found is None:
-        return dg.SkipReason("There is no clustering yet; make the first with: geo-assets materialize --select hdbscan_model")
+        return dg.SkipReason(
+            "There is no clustering yet; make the first with: geo-assets materialize --select hdbscan_model"
+        )
     told = found.told(chosen.automation)
     if not found.is_enough(chosen.automation):
         return dg.SkipReason(told)

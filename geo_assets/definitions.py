@@ -9,6 +9,7 @@ from itertools import chain
 import dagster as dg
 
 from geo_assets import automation, geotag, harvest, marts, reconstruct, splats
+from geo_assets.policies import governed
 from geo_assets.resources import ImageryResource, LakeResource
 
 ROOMS = (harvest, reconstruct, splats, geotag)
@@ -35,7 +36,7 @@ def _of_rooms(module: str, attribute: str) -> list:
 def build() -> dg.Definitions:
     """A fresh set of definitions; tests and the command line may build their own."""
     return dg.Definitions(
-        assets=list(automation.following([*_of_rooms("assets", "ASSETS"), *marts.assets()])),
+        assets=list(governed(automation.following([*_of_rooms("assets", "ASSETS"), *marts.assets()]))),
         asset_checks=_of_rooms("checks", "CHECKS"),
         jobs=[
             dg.define_asset_job(

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import fsspec
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import TypedDict
@@ -33,6 +32,7 @@ from geo_assets.tables import TABLES, Table, to_pandas
 
 if TYPE_CHECKING:
     import duckdb
+    import pandas as pd
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 
@@ -180,6 +180,12 @@ class Lake:
         with self.fs.open(self._data(table, partition), "rb") as source:
             metadata = pq.read_schema(source).metadata or {}
         return json.loads(metadata.get(b"note", b"{}"))
+
+    @contextlib.contextmanager
+    def parquet(self, table: str, **partition: str) -> Iterator[pq.ParquetFile]:
+        """The file of a partition as it lies there, for who looks at its schema or streams its rows."""
+        with self.fs.open(self._data(table, partition), "rb") as source, pq.ParquetFile(source) as file:
+            yield file
 
     def rows(self, table: str, **partition: str) -> int:
         """Number of rows of a partition that was written."""

@@ -9,11 +9,14 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from geo_assets.lake import Lake
 from geo_assets.partitions import boxes_of_city, cities, city_boxes
 from geo_assets.reporting import failures, table_facts
 from geo_assets.resources import LakeResource
+from geo_assets.rules import Finding, Partition, Rule, count_faults
 from geo_assets.sql_lineage import Sources
 from geo_assets.sql_models import Input, Made, SqlModel, Verdict, make_model, read_models
+from geo_assets.table_asset import table_asset
 
 WRITERS: dict[str, tuple[str, ...]] = {
     "sequence_images": ("sequence_ids",),
@@ -35,7 +38,20 @@ _PARTITIONS: dict[tuple[str, ...], dg.PartitionsDefinition | None] = {
 }
 
 
-@dg.asset(
+def _record_faults(lake: Lake, _: Partition) -> Finding:
+    """Attempts that ended before they began, or otherwise than an attempt can."""
+    queries = {
+        "ended_before": "select count(*) from run_records where not coalesce(seconds >= 0 and ended_at >= started_at, false)",
+        "of_unknown_status": "select count(*) from run_records where coalesce(status, '') not in ('done', 'failed')",
+    }
+    return count_faults(lake, queries, "run_records")
+
+
+RECORDS_ADD_UP = Rule("records_add_up", "Every attempt began, ended, and was done or failed.", _record_faults)
+
+
+@table_asset(
+    RECORDS_ADD_UP,
     group_name="staging",
     kinds={"python", "parquet"},
     owners=["team:marts"],
@@ -125,6 +141,7 @@ def _metadata(model: SqlModel, made: Made) -> dict[str, Any]:
         "dagster/uri": made.facts.uri,
         "dagster/column_schema": _column_schema(model, made.schema),
         "dagster/column_lineage": _lineage(made.lineage),
+        "made_of": dg.MetadataValue.md(_made_of(made.lineage)),
         "bytes": made.facts.bytes,
         "unchanged": made.unchanged,
         "first_rows": dg.MetadataValue.md(_markdown(made.first)),
@@ -152,6 +169,12 @@ def _lineage(sources: Sources) -> dg.TableColumnLineage:
     origins = {c: sorted({(w, name) for table, name in pairs for w in _writers(table)}) for c, pairs in sources.items()}
     deps = {column: [dg.TableColumnDep(*origin) for origin in found] for column, found in origins.items() if found}
     return dg.TableColumnLineage(deps)
+
+
+def _made_of(sources: Sources) -> str:
+    """The lineage as a table to read: the UI that can be had freely draws none of ``dagster/column_lineage``."""
+    rows = [(column, ", ".join(f"{t}.{name}" for t, name in found) or "no column") for column, found in sources.items()]
+    return "\n".join(["| column | made of |", "|---|---|", *(f"| `{column}` | {origin} |" for column, origin in rows)])
 
 
 def _markdown(rows: pa.Table) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from geo_assets.geotag.inputs import landmark_parts, shards, tile_keys
-from geo_assets.grid import Bounds, Grid, touching
+from geo_assets.grid import Bounds, Grid
 from geo_assets.lake import BoxPartition
 from geo_assets.settings import City, Settings, load
 
@@ -22,9 +22,16 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)  # partitioned ass
 settings: Settings = load()
 
 cities = dg.StaticPartitionsDefinition(list(settings.cities))
-_names = dict.fromkeys(settings.boxes)  # in order, and quick to look up: there may be 25,000
-boxes = dg.StaticPartitionsDefinition(list(_names))
+_names = settings.boxes  # there may be 25,000
+boxes = dg.StaticPartitionsDefinition(_names)
 city_boxes = dg.MultiPartitionsDefinition({"city": cities, "box": boxes})
+
+SHOWN_BY_BOX = 2_500
+"""Up to so many boxes a city the UI shows the outcome of a check for each of them, above only the latest.
+
+Dagster makes the keys anew for every check that has partitions, which takes seconds where there are many of both.
+"""
+checked_boxes = city_boxes if len(_names) <= SHOWN_BY_BOX else None
 
 placing_shards = dg.StaticPartitionsDefinition(list(shards(settings)))
 landmark_ranges = dg.StaticPartitionsDefinition(landmark_parts(settings.geotag))
@@ -35,7 +42,7 @@ touching_boxes = dg.MultiPartitionMapping(
         "city": dg.DimensionPartitionMapping("city", dg.IdentityPartitionMapping()),
         "box": dg.DimensionPartitionMapping(
             "box",
-            dg.StaticPartitionMapping({box: [n for n in touching(box) if n in _names] for box in _names}),
+            dg.StaticPartitionMapping(settings.touching_boxes()),
         ),
     }
 )

@@ -392,6 +392,10 @@ class Settings(BaseSettings):
         """Names of all boxes of the largest grid, in order; every city's boxes are among them."""
         return list(self._largest_grid)
 
+    def touching_boxes(self) -> dict[str, list[str]]:
+        """For each of these names itself and those that touch it."""
+        return self._largest_grid.touching()
+
     @property
     def _largest_grid(self) -> Grid:
         rows = max((c.grid.rows for c in self.cities.values()), default=1)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import pandas as pd
 import pyarrow as pa
 
 from geo_assets.errors import GeoAssetsError
+
+if TYPE_CHECKING:
+    import pandas as pd  # loaded where frames are made: who only asks for columns need not pay for it
 
 TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -38,13 +40,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One table; ``sort`` is the order of its rows, so that equal content gives equal bytes."""
+    """One table; ``sort`` is the order of its rows, so that equal content gives equal bytes.
+
+    ``key`` names a row of a partition: no two rows share it. Without columns there is one row at most; None where rows
+    may say the same twice.
+    """
 
     name: str
     meaning: str
     columns: tuple[Column, ...]
     sort: tuple[str, ...] = ()
     partition: tuple[str, ...] = ()
+    key: tuple[str, ...] | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -62,6 +69,8 @@ class Table:
 
     def frame(self, records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         """Records as rows with every column; what a record lacks is missing."""
+        import pandas as pd
+
         return pd.DataFrame(records, columns=self.column_names) if records else self.empty()
 
     def conform(self, frame: pd.DataFrame) -> pa.Table:
@@ -81,7 +90,7 @@ class Table:
         arrays = []
         for column in self.columns:
             try:
-                arrays.append(_array(cast(pd.Series, frame[column.name]), column.type))
+                arrays.append(_array(cast("pd.Series", frame[column.name]), column.type))
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
                 raise GeoAssetsError(
                     f"Table {self.name}, column {column.name}: {error}. Nothing was written."
@@ -90,6 +99,8 @@ class Table:
 
 
 def _array(values: pd.Series, kind: str) -> pa.Array:
+    import pandas as pd
+
     if kind != "time":
         return pa.array(values, type=TYPES[kind], from_pandas=True)
     # Sources differ in resolution; milliseconds are what the API and EXIF can say, so the rest is cut off.
@@ -98,16 +109,24 @@ def _array(values: pd.Series, kind: str) -> pa.Array:
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
     """Arrow to pandas with missing integers and booleans kept as missing, not turned into floats or objects."""
+    import pandas as pd
+
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     wanted = {f.type for f in table.schema if f.type in nullable and table.column(f.name).null_count}
     return table.to_pandas(types_mapper=lambda t: nullable[t] if t in wanted else None)
 
 
-def _table(name: str, meaning: str, columns: str, *, sort: str = "", partition: str = "city box") -> Table:
-    """A table from lines of ``name type meaning``."""
+def _table(
+    name: str, meaning: str, columns: str, *, sort: str = "", partition: str = "city box", key: str | None = None
+) -> Table:
+    """A table from lines of ``name type meaning``; rows are named by what they are sorted by, unless ``key`` says else."""
     parsed = tuple(Column(*line.split(maxsplit=2)) for line in columns.splitlines() if line.strip())
-    return Table(name, meaning, parsed, tuple(sort.split()), tuple(partition.split()))
+    named = None if key == REPEATS else tuple((sort if key is None else key).split())
+    return Table(name, meaning, parsed, tuple(sort.split()), tuple(partition.split()), named)
 
+
+REPEATS = "*"
+"""The key of a table whose rows may say the same twice."""
 
 PHOTO_COLUMNS = """
 photo_id      string   id of the photo within its source
@@ -576,6 +595,7 @@ file          string   the extracted JPEG in the lake; null where it was not ext
 """,
         sort="photo_id path offset",
         partition="shard",
+        key=REPEATS,
     ),
     _table(
         "landmark_coordinates",
@@ -603,6 +623,7 @@ fetched_at     time     when the answer came; null for what a file says
         PHOTO_COLUMNS,
         sort="photo_id",
         partition="",
+        key=REPEATS,
     ),
     _table(
         "flickr_geotag",
@@ -610,6 +631,7 @@ fetched_at     time     when the answer came; null for what a file says
         PHOTO_COLUMNS,
         sort="photo_id",
         partition="",
+        key=REPEATS,
     ),
     _table(
         "geotag_rejects",
@@ -622,6 +644,7 @@ value           string   the offending value
 """,
         sort="file row",
         partition="source part",
+        key=REPEATS,
     ),
     _table(
         "geotag_combined",
@@ -752,6 +775,7 @@ children        strings  level:cell_id of the cells of the level below, in order
 """,
         sort="",
         partition="",
+        key="level cell_id",
     ),
     _table(
         "s2_cells",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from geo_assets.geotag import rules
 from geo_assets.geotag.inputs import settle_inputs, shards, source_input, uses_demo
 from geo_assets.lake import Lake
 from geo_assets.partitions import landmark_ranges, placing_shards
@@ -15,6 +16,7 @@ from geo_assets.partitions import settings as _at_start
 from geo_assets.reporting import column_schema, failures, picture, plain, table_facts
 from geo_assets.resources import LakeResource
 from geo_assets.settings import Settings, load, wikimedia_token
+from geo_assets.table_asset import table_asset
 from geo_assets.tables import TABLES
 
 if TYPE_CHECKING:
@@ -66,7 +68,9 @@ def _result(name: str, lake: Lake, figures: Mapping[str, Any]) -> dg.Materialize
     return dg.MaterializeResult(metadata=plain(figures) | table_facts(lake.facts(name)))
 
 
-@dg.asset(
+@table_asset(
+    rules.photos_on_globe("placing_2016"),
+    pool="cpu",
     partitions_def=placing_shards,
     backfill_policy=_IN_ONE_RUN,
     kinds={"parquet"},
@@ -88,14 +92,15 @@ def placing_2016(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     return dg.MaterializeResult(metadata=plain({"input": status} | figures) | schema)
 
 
-@dg.asset(
+@table_asset(
+    rules.LANDMARKS_PLACED,
+    pool="wikimedia",
     partitions_def=landmark_ranges,
     backfill_policy=_IN_ONE_RUN,
     kinds={"parquet"},
     group_name="geotag",
     owners=["team:geotag"],
     code_version="1",
-    pool="wikimedia",
 )
 def landmark_coordinates(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Where the landmarks are [deg]: from a file, a dump, or Wikimedia; only what failed is asked again."""
@@ -111,7 +116,8 @@ def landmark_coordinates(context: dg.AssetExecutionContext, lake: LakeResource) 
     return dg.MaterializeResult(metadata=plain({"input": status} | figures) | schema)
 
 
-@dg.asset(
+@table_asset(
+    rules.photos_on_globe("google_landmark"),
     deps=[dg.AssetDep(landmark_coordinates, partition_mapping=dg.AllPartitionMapping())],
     kinds={"duckdb", "parquet"},
     group_name="geotag",
@@ -130,7 +136,14 @@ def google_landmark(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     return _result("google_landmark", store, {"input": status} | figures)
 
 
-@dg.asset(kinds={"parquet"}, group_name="geotag", owners=["team:geotag"], code_version="2")
+@table_asset(
+    rules.photos_on_globe("flickr_geotag"),
+    pool="cpu",
+    kinds={"parquet"},
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="2",
+)
 def flickr_geotag(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Photos of the Flickr geotag set, by its CSV files or by the GPS position [deg] of their EXIF."""
     from geo_assets.geotag.flickr import take_flickr
@@ -143,7 +156,8 @@ def flickr_geotag(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     return _result("flickr_geotag", store, {"input": status} | figures)
 
 
-@dg.asset(
+@table_asset(
+    pool="cpu",
     deps=[
         dg.AssetDep(placing_2016, partition_mapping=dg.AllPartitionMapping()),
         google_landmark,
@@ -170,7 +184,7 @@ def geotag_combined(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     return _result("geotag_combined", store, pictures | {"rejects": table} | figures)
 
 
-@dg.asset(
+@table_asset(
     deps=[geotag_combined], kinds={"duckdb", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
 )
 def geotag_points(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
@@ -183,7 +197,14 @@ def geotag_points(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     return _result("geotag_points", store, figures)
 
 
-@dg.asset(deps=[geotag_points], kinds={"parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1")
+@table_asset(
+    rules.PLACES_IN_TILES,
+    deps=[geotag_points],
+    kinds={"parquet"},
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="1",
+)
 def place_tiles(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """The places cut into tiles along the Hilbert curve, so that their spanning tree needs the memory of a tile."""
     from geo_assets.geotag.tile_tables import cut_places
@@ -194,7 +215,9 @@ def place_tiles(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
     return _result("place_tiles", store, figures)
 
 
-@dg.asset(
+@table_asset(
+    rules.CORES_OF_TILE,
+    pool="cpu",
     deps=[place_tiles],
     partitions_def=tile_partitions,
     kinds={"numba", "parquet"},
@@ -212,7 +235,9 @@ def tile_cores(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
     return dg.MaterializeResult(metadata=plain(figures) | schema)
 
 
-@dg.asset(
+@table_asset(
+    rules.TREE_OF_TILE,
+    pool="cpu",
     deps=[tile_cores],
     partitions_def=tile_partitions,
     kinds={"numba", "parquet"},
@@ -234,7 +259,10 @@ _IN_TILES = _at_start.geotag.tiles > 1
 """Whether the spanning tree is found in tiles; the assets of the tiles exist only then."""
 
 
-@dg.asset(
+@table_asset(
+    rules.PLACES_CLUSTERED,
+    also=("hdbscan_tree",),
+    pool="cpu",
     deps=[geotag_points, *([dg.AssetDep(tile_trees, partition_mapping=dg.AllPartitionMapping())] if _IN_TILES else [])],
     kinds={"python", "parquet"},
     group_name="geotag",
@@ -274,7 +302,12 @@ def hdbscan_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     return dg.MaterializeResult(metadata=pictures | plain(model.card | version) | table_facts(facts))
 
 
-@dg.asset(
+@table_asset(
+    also=(
+        "photo_cells",
+        "hierarchical_structure",
+    ),
+    pool="cpu",
     deps=[geotag_combined, hdbscan_model],
     kinds={"python", "parquet"},
     group_name="geotag",
@@ -322,24 +355,39 @@ def _cut_cells(table: str, lake: LakeResource) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata=shown | plain(figures) | table_facts(facts))
 
 
-@dg.asset(
-    deps=[geotag_points], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
+@table_asset(
+    rules.cut_cell_faults("s2_cells"),
+    deps=[geotag_points],
+    kinds={"python", "parquet"},
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="1",
 )
 def s2_cells(lake: LakeResource) -> dg.MaterializeResult:
     """Cells of S2 with few photos enough and not too few, at several levels, as PlaNet and GeoEstimation cut them."""
     return _cut_cells("s2_cells", lake)
 
 
-@dg.asset(
-    deps=[geotag_points], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
+@table_asset(
+    rules.cut_cell_faults("quadtree_cells"),
+    deps=[geotag_points],
+    kinds={"python", "parquet"},
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="1",
 )
 def quadtree_cells(lake: LakeResource) -> dg.MaterializeResult:
     """Boxes of degrees with few photos enough, as OSV-5M cuts them."""
     return _cut_cells("quadtree_cells", lake)
 
 
-@dg.asset(
-    deps=[geotag_points], kinds={"python", "parquet"}, group_name="geotag", owners=["team:geotag"], code_version="1"
+@table_asset(
+    pool="cpu",
+    deps=[geotag_points],
+    kinds={"python", "parquet"},
+    group_name="geotag",
+    owners=["team:geotag"],
+    code_version="1",
 )
 def partition_errors(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """How far off the cells are for photos held out by place [km], beside other partitions with as many cells."""

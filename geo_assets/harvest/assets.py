@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from geo_assets.errors import IncompleteHarvest
+from geo_assets.harvest import rules
 from geo_assets.partitions import BoxKey, box_key, boxes_of_city, cities, city_boxes
 from geo_assets.progress import Progress
 from geo_assets.reporting import failures, picture, plain, table_facts
 from geo_assets.resources import ImageryResource, LakeResource
 from geo_assets.settings import load
+from geo_assets.table_asset import table_asset
 
 if TYPE_CHECKING:
     from geo_assets.harvest.closure import Report
     from geo_assets.harvest.source import Source
-
-_patient = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 @contextlib.contextmanager
@@ -39,11 +39,11 @@ def _report(context: dg.AssetExecutionContext) -> "Report":
     return lambda what, total: Progress(context.log.info, what, total)
 
 
-@dg.asset(
+@table_asset(
+    rules.BOX_IN_PLACE,
+    pool="mapillary",
     partitions_def=city_boxes,
     group_name="harvest",
-    pool="mapillary",
-    retry_policy=_patient,
     kinds={"python", "parquet"},
     owners=["team:harvest"],
     code_version="1",
@@ -74,12 +74,13 @@ def bbox_partitions(
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(counts | spent) | {"map": picture(png, "map")})
 
 
-@dg.asset(
+@table_asset(
+    rules.SEQUENCES_LISTED,
+    also=("sequence_images",),
+    pool="mapillary",
     partitions_def=city_boxes,
     deps=[bbox_partitions],
     group_name="harvest",
-    pool="mapillary",
-    retry_policy=_patient,
     kinds={"python", "parquet"},
     owners=["team:harvest"],
     code_version="1",
@@ -100,12 +101,12 @@ def sequence_ids(
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(counts | spent))
 
 
-@dg.asset(
+@table_asset(
+    also=("certificates",),
+    pool="mapillary",
     partitions_def=city_boxes,
     deps=[sequence_ids],
     group_name="harvest",
-    pool="mapillary",
-    retry_policy=_patient,
     kinds={"python", "parquet"},
     owners=["team:harvest"],
     code_version="1",
@@ -140,12 +141,11 @@ def image_metadata(
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(proof | counts) | maps)
 
 
-@dg.asset(
+@table_asset(
+    pool="mapillary",
     partitions_def=city_boxes,
     deps=[image_metadata],
     group_name="harvest",
-    pool="mapillary",
-    retry_policy=_patient,
     kinds={"python", "jpeg"},
     owners=["team:harvest"],
     code_version="1",
@@ -178,7 +178,8 @@ def image_files(
     )
 
 
-@dg.asset(
+@table_asset(
+    rules.LINES_IN_BOX,
     partitions_def=city_boxes,
     deps=[image_metadata],
     group_name="harvest",
@@ -198,7 +199,8 @@ def sequence_paths(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(counts))
 
 
-@dg.asset(
+@table_asset(
+    rules.CITY_COMPLETE,
     partitions_def=cities,
     deps=[dg.AssetDep(image_metadata, partition_mapping=boxes_of_city)],
     group_name="harvest",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from geo_assets.harvest.assets import image_files, image_metadata
-from geo_assets.partitions import box_key, city_boxes
+from geo_assets.partitions import box_key, checked_boxes
 from geo_assets.resources import LakeResource
 
 
@@ -15,21 +15,21 @@ from geo_assets.resources import LakeResource
             "harvest_is_complete",
             asset=image_metadata,
             blocking=True,
-            partitions_def=city_boxes,
+            partitions_def=checked_boxes,
             description="Tiles, sequence lists and searches agree, and nothing they named is unresolved.",
         ),
         dg.AssetCheckSpec(
             "ids_are_unique",
             asset=image_metadata,
             blocking=True,
-            partitions_def=city_boxes,
+            partitions_def=checked_boxes,
             description="No image stands twice in the box.",
         ),
         dg.AssetCheckSpec(
             "images_lie_in_box",
             asset=image_metadata,
             blocking=True,
-            partitions_def=city_boxes,
+            partitions_def=checked_boxes,
             description="Every image's position lies in the box, and in no other.",
         ),
     ]
@@ -67,7 +67,7 @@ def metadata_checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
     )
 
 
-@dg.asset_check(asset=image_files, partitions_def=city_boxes)
+@dg.asset_check(asset=image_files, blocking=True, partitions_def=checked_boxes)
 def files_decode(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """At most one file in fifty of the box is dead; the others decoded to their last line when they were written."""
     from geo_assets.harvest.images import MAX_DEAD_SHARE

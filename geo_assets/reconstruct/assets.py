@@ -1,14 +1,20 @@
 """The room's assets: COLMAP database, matched pairs and sparse models of a box."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
-import pandas as pd
 
 from geo_assets.lake import Lake
 from geo_assets.partitions import BoxKey, box_key, boxes_of_city, cities, city_boxes, touching_boxes
+from geo_assets.reconstruct.rules import CITY_MODEL_STANDS
 from geo_assets.reporting import failures, picture, plain, table_facts
 from geo_assets.resources import LakeResource
 from geo_assets.settings import load
+from geo_assets.table_asset import table_asset
 from geo_assets.tables import TABLES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OWNERS = ["team:reconstruct"]
 
@@ -18,7 +24,9 @@ def _around(name: str) -> dg.AssetDep:
     return dg.AssetDep(dg.AssetKey(name), partition_mapping=touching_boxes)
 
 
-def _pair_pictures(store: Lake, key: BoxKey, images: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, dg.MetadataValue]:
+def _pair_pictures(
+    store: Lake, key: BoxKey, images: "pd.DataFrame", pairs: "pd.DataFrame"
+) -> dict[str, dg.MetadataValue]:
     """The pairs from above, some of them with their photos, and those across the border where there is one."""
     from geo_assets.reconstruct import pictures, previews
 
@@ -38,11 +46,11 @@ def _outside(store: Lake, key: BoxKey, *tables: str) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata=table_facts(facts[-1]) | {"n_images": 0})
 
 
-@dg.asset(
+@table_asset(
+    pool="colmap",
     partitions_def=city_boxes,
     deps=[_around("image_metadata"), _around("image_files")],
     group_name="reconstruct",
-    pool="colmap",
     kinds={"python"},
     owners=OWNERS,
     code_version="2",
@@ -63,11 +71,11 @@ def gps_db(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Material
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(made.figures) | shown)
 
 
-@dg.asset(
+@table_asset(
+    pool="colmap",
     partitions_def=city_boxes,
     deps=[_around("gps_db")],
     group_name="reconstruct",
-    pool="colmap",
     kinds={"python"},
     owners=OWNERS,
     code_version="2",
@@ -89,11 +97,15 @@ def match_pairs(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(matched.figures) | shown)
 
 
-@dg.asset(
+@table_asset(
+    also=(
+        "model_cameras",
+        "model_blocks",
+    ),
+    pool="colmap",
     partitions_def=city_boxes,
     deps=[match_pairs, gps_db, _around("image_files")],
     group_name="reconstruct",
-    pool="colmap",
     kinds={"python"},
     owners=OWNERS,
     code_version="2",
@@ -119,7 +131,8 @@ def sparse_models(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     return dg.MaterializeResult(metadata=table_facts(facts) | figures | shown)
 
 
-@dg.asset(
+@table_asset(
+    also=("border_disagreement",),
     partitions_def=cities,
     deps=[dg.AssetDep(sparse_models, partition_mapping=boxes_of_city)],
     group_name="reconstruct",
@@ -141,11 +154,12 @@ def city_alignment(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     return dg.MaterializeResult(metadata=table_facts(facts) | figures | shown)
 
 
-@dg.asset(
+@table_asset(
+    CITY_MODEL_STANDS,
+    pool="colmap",
     partitions_def=cities,
     deps=[city_alignment, dg.AssetDep(sparse_models, partition_mapping=boxes_of_city)],
     group_name="reconstruct",
-    pool="colmap",
     kinds={"python"},
     owners=OWNERS,
     code_version="1",

@@ -1,83 +1,31 @@
-"""Asset checks of the room: are the priors sane, do the pairs connect, does the model stand where the GPS says."""
+"""Asset checks of the room: are the priors sane, do the pairs connect, does the model stand where the GPS says.
+
+Those of one asset share a process. What would waste hours blocks: features of images that stand nowhere are not matched,
+and no splat is trained on a model that is in pieces, or not where its photos are.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import pandas as pd
 
-from geo_assets.partitions import box_key, cities, city_boxes
-from geo_assets.reconstruct import quality
+from geo_assets.partitions import box_key, checked_boxes, cities
 from geo_assets.reconstruct.assets import city_alignment, gps_db, match_pairs, sparse_models
 from geo_assets.reporting import plain
 from geo_assets.resources import LakeResource
 from geo_assets.settings import load
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from geo_assets.reconstruct.quality import Verdict
+
 MIN_CONNECTED_SHARE = 0.8
 
-
-def _verdict(passed: bool, warn_only: bool = False, **figures: object) -> dg.AssetCheckResult:
-    severity = dg.AssetCheckSeverity.WARN if warn_only else dg.AssetCheckSeverity.ERROR
-    return dg.AssetCheckResult(passed=bool(passed), severity=severity, metadata=plain(figures))
-
-
-def _said(verdict: quality.Verdict) -> dg.AssetCheckResult:
-    """A gate's verdict as Dagster shows it: its sentence first, then the figures."""
-    return dg.AssetCheckResult(
-        passed=verdict.passed,
-        severity=dg.AssetCheckSeverity.ERROR if verdict.is_error else dg.AssetCheckSeverity.WARN,
-        description=verdict.note or None,
-        metadata=plain(verdict.figures),
-    )
-
-
-def share_verdict(models: pd.DataFrame) -> dg.AssetCheckResult:
-    """The verdict on the share of a box's images that stand in placed models (rows of ``sparse_models``)."""
-    return _said(quality.share_verdict(models))
-
-
-@dg.asset_check(asset=gps_db, partitions_def=city_boxes)
-def priors_are_sane(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """Every prior is a finite position near the box with a positive standard deviation, and images have features."""
-    key = box_key(context)
-    images = lake.open().read("gps_db", **key.partition)
-    place = images[["east_m", "north_m", "up_m"]].astype(float)
-    reach_m = 1.5 * key.grid.box_m + load().reconstruct.margin_m
-    misplaced = int((~(place.loc[:, ["east_m", "north_m"]].abs() <= reach_m).all(axis=1) | place.up_m.isna()).sum())
-    loose = int((~((images.sigma_xy_m > 0) & (images.sigma_z_m > 0))).sum())
-    bare = int((images.n_keypoints == 0).sum())
-    good = misplaced == 0 and loose == 0 and bare <= 0.05 * len(images)
-    return _verdict(good, n_images=len(images), n_misplaced=misplaced, n_without_sigma=loose, n_without_features=bare)
-
-
-@dg.asset_check(asset=match_pairs, partitions_def=city_boxes)
-def pairs_connect(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """Verified pairs tie most images of the box into one component; what stays outside cannot be mapped with it."""
-    key, store = box_key(context), lake.open()
-    images, pairs = store.read("gps_db", **key.partition), store.read("match_pairs", **key.partition)
-    from geo_assets.reconstruct.matching import pair_figures
-
-    figures = pair_figures(images, pairs)
-    share = figures["n_in_largest_component"] / len(images) if len(images) else 1.0
-    good = share >= MIN_CONNECTED_SHARE or len(images) < load().reconstruct.min_images
-    return _verdict(good, warn_only=True, share_in_largest_component=round(share, 4), **figures)
-
-
-@dg.asset_check(asset=match_pairs, partitions_def=city_boxes)
-def pairs_are_possible(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """At most 1 % of the pairs are impossible and kept out of mapping; the budget of pairs is shown beside them."""
-    key, store = box_key(context), lake.open()
-    images, pairs = store.read("gps_db", ["image_id"], **key.partition), store.read("match_pairs", **key.partition)
-    return _said(quality.pairs_verdict(len(images), pairs, load().reconstruct.max_pairs_per_image))
-
-
-def _gate(name: str, meaning: str) -> dg.AssetChecksDefinition:
-    """The check of one gate on the models of a box."""
-
-    @dg.asset_check(asset=sparse_models, name=name, description=meaning, partitions_def=city_boxes)
-    def gate(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-        models = lake.open().read("sparse_models", **box_key(context).partition)
-        return _said(quality.gates(models, load().reconstruct.gps_sigma_m)[name])
-
-    return gate
-
+PAIR_CHECKS = {
+    "pairs_connect": "Verified pairs tie most images of the box into one component; what stays outside cannot be mapped with it.",
+    "pairs_are_possible": "At most 1 % of the pairs are impossible and kept out of mapping; the budget of pairs is shown beside them.",
+}
 
 MODEL_GATES = {
     "registered_share": "At least 80 % of the images of the box stand in placed models; below 60 % it is an error, not a warning.",
@@ -90,19 +38,108 @@ MODEL_GATES = {
 }
 """What each gate of :func:`geo_assets.reconstruct.quality.gates` says."""
 
+BLOCKING_GATES = ("registered_share", "gps_residual", "reprojection_error")
+"""Gates that no splat passes: its hours would be lost. A box whose neighbours moved is still worth one."""
+
+
+def _said(verdict: "Verdict", name: str, asset: dg.AssetsDefinition) -> dg.AssetCheckResult:
+    """A gate's verdict as Dagster shows it: its sentence first, then the figures."""
+    return dg.AssetCheckResult(
+        check_name=name,
+        asset_key=asset.key,
+        passed=verdict.passed,
+        severity=dg.AssetCheckSeverity.ERROR if verdict.is_error else dg.AssetCheckSeverity.WARN,
+        description=verdict.note or None,
+        metadata=plain(verdict.figures),
+    )
+
+
+def share_verdict(models: "pd.DataFrame") -> dg.AssetCheckResult:
+    """The verdict on the share of a box's images that stand in placed models (rows of ``sparse_models``)."""
+    from geo_assets.reconstruct import quality
+
+    return _said(quality.share_verdict(models), "registered_share", sparse_models)
+
+
+def _specs(
+    asset: dg.AssetsDefinition, checks: dict[str, str], blocking: tuple[str, ...] = ()
+) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(
+            name, asset=asset, description=meaning, blocking=name in blocking, partitions_def=checked_boxes
+        )
+        for name, meaning in checks.items()
+    ]
+
+
+@dg.asset_check(asset=gps_db, blocking=True, partitions_def=checked_boxes)
+def priors_are_sane(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+    """Every prior is a finite position near the box with a positive standard deviation, and images have features."""
+    key = box_key(context)
+    images = lake.open().read("gps_db", **key.partition)
+    place = images[["east_m", "north_m", "up_m"]].astype(float)
+    reach_m = 1.5 * key.grid.box_m + load().reconstruct.margin_m
+    misplaced = int((~(place.loc[:, ["east_m", "north_m"]].abs() <= reach_m).all(axis=1) | place.up_m.isna()).sum())
+    loose = int((~((images.sigma_xy_m > 0) & (images.sigma_z_m > 0))).sum())
+    bare = int((images.n_keypoints == 0).sum())
+    good = misplaced == 0 and loose == 0 and bare <= 0.05 * len(images)
+    return dg.AssetCheckResult(
+        passed=bool(good),
+        metadata=plain(
+            {
+                "n_images": len(images),
+                "n_misplaced": misplaced,
+                "n_without_sigma": loose,
+                "n_without_features": bare,
+            }
+        ),
+    )
+
+
+@dg.multi_asset_check(name="pair_checks", specs=_specs(match_pairs, PAIR_CHECKS))
+def pair_checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+    """Pairs connect the box, and few are impossible."""
+    from geo_assets.reconstruct import quality
+    from geo_assets.reconstruct.matching import pair_figures
+
+    key, store, chosen = box_key(context), lake.open(), load().reconstruct
+    images, pairs = store.read("gps_db", **key.partition), store.read("match_pairs", **key.partition)
+    figures = pair_figures(images, pairs)
+    share = figures["n_in_largest_component"] / len(images) if len(images) else 1.0
+    yield dg.AssetCheckResult(
+        check_name="pairs_connect",
+        asset_key=match_pairs.key,
+        passed=bool(share >= MIN_CONNECTED_SHARE or len(images) < chosen.min_images),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=plain({"share_in_largest_component": round(share, 4), **figures}),
+    )
+    judged = quality.pairs_verdict(len(images), pairs, chosen.max_pairs_per_image)
+    yield _said(judged, "pairs_are_possible", match_pairs)
+
+
+@dg.multi_asset_check(name="model_gates", specs=_specs(sparse_models, MODEL_GATES, BLOCKING_GATES))
+def model_gates(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+    """The gates on the models of a box."""
+    from geo_assets.reconstruct import quality
+
+    models = lake.open().read("sparse_models", **box_key(context).partition)
+    for name, verdict in quality.gates(models, load().reconstruct.gps_sigma_m).items():
+        yield _said(verdict, name, sparse_models)
+
 
 @dg.asset_check(asset=city_alignment, partitions_def=cities)
 def borders_agree(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """After the joint fit every two boxes place the cameras they share within 0.3 m, by the median; more is a warning."""
+    from geo_assets.reconstruct import quality
     from geo_assets.reconstruct.alignment import worst_border_m
 
     borders = lake.open().read("border_disagreement", city=context.partition_key)
     worst = worst_border_m(borders)
-    return _verdict(worst <= quality.MAX_BORDER_M, warn_only=True, worst_m=round(worst, 4), n_borders=len(borders))
+    return dg.AssetCheckResult(
+        passed=bool(worst <= quality.MAX_BORDER_M),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=plain({"worst_m": round(worst, 4), "n_borders": len(borders)}),
+    )
 
 
-CHECKS = (
-    *(priors_are_sane, pairs_connect, pairs_are_possible),
-    *(_gate(name, meaning) for name, meaning in MODEL_GATES.items()),
-    borders_agree,
-)
+CHECKS = (priors_are_sane, pair_checks, model_gates, borders_agree)

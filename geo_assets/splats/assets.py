@@ -6,13 +6,16 @@ from geo_assets.partitions import box_key, boxes_of_city, cities, city_boxes
 from geo_assets.reporting import failures, picture, plain, table_facts
 from geo_assets.resources import LakeResource
 from geo_assets.settings import load
+from geo_assets.splats.rules import SCENE_IS_WHOLE
+from geo_assets.table_asset import table_asset
 
 
-@dg.asset(
+@table_asset(
+    also=("splat_views",),
+    pool="gpu",
     partitions_def=city_boxes,
     deps=[dg.AssetKey("sparse_models")],
     group_name="splats",
-    pool="gpu",
     kinds={"python"},
     owners=["team:splats"],
     code_version="2",
@@ -41,7 +44,9 @@ def splat_ply(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
     return dg.MaterializeResult(metadata=table_facts(facts) | plain(made.figures) | shown)
 
 
-@dg.asset(
+@table_asset(
+    SCENE_IS_WHOLE,
+    pool="cpu",
     partitions_def=cities,
     deps=[dg.AssetDep(splat_ply, partition_mapping=boxes_of_city), dg.AssetKey("city_alignment")],
     group_name="splats",

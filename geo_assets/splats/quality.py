@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-from geo_assets.splats.cameras import Scene
-from geo_assets.splats.gaussians import Gaussians
+    from geo_assets.splats.cameras import Scene
+    from geo_assets.splats.gaussians import Gaussians
 
 LEAST_GAIN_DB = 3.0
 LEAST_CC_PSNR_DB = 15.0
@@ -72,6 +73,8 @@ def geometry(gaussians: Gaussians, scene: Scene) -> Geometry:
         gaussians: of the place, without the sky.
         scene: cameras and points in the same frame; its photos are not looked at.
     """
+    import numpy as np
+
     means = gaussians.means[:: max(1, len(gaussians) // _MOST_GAUSSIANS)].astype(float)
     cameras = [view.camera for view in scene.views]
     middle = np.median([camera.centre for camera in cameras], axis=0)
@@ -89,6 +92,8 @@ def geometry(gaussians: Gaussians, scene: Scene) -> Geometry:
 
 def _spread(points: npt.NDArray[np.floating], middle: npt.NDArray[np.floating]) -> float:
     """Median distance from a middle."""
+    import numpy as np
+
     return float(np.median(np.linalg.norm(points - middle, axis=1)))
 
 

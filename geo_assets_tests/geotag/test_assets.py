@@ -85,7 +85,7 @@ def test_the_whole_room(sources):
     card = read_card(lake, lake.key(*MODEL_FILES))
     assert card["n_clusters"] > 2 and len(card["input_sha256"]) == 64
     checks = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
-    assert checks == {
+    said = {
         "landmarks_were_answered": True,
         "coordinates_in_range": True,
         "photo_ids_unique": True,
@@ -98,6 +98,7 @@ def test_the_whole_room(sources):
         "error_falls_with_level": True,
         "error_is_no_worse": True,
     }
+    assert all(checks.values()) and said.items() <= checks.items()
     assert reject_shares(lake)["placing_2016"] == pytest.approx(2 / 122, abs=1e-3)
     pictures = [metadata(result, name)["map"] for name in ("geotag_combined", "hdbscan_model", "hierarchy_centroids")]
     assert all(

@@ -16,6 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from geo_assets.errors import GeoAssetsError
+from geo_assets.geotag import rules
 from geo_assets.geotag.inputs import tile_keys
 from geo_assets.geotag.model import CARD, CLUSTERS, EDGES, POINTS, Model, fit, save
 from geo_assets.geotag.tile_tables import cut_places, merged_edges, run_name, settle_tiles, write_cores, write_trees
@@ -61,6 +62,18 @@ def model_of(points: pd.DataFrame, edges: pd.DataFrame | None = None, engine: st
 
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_ino) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_rules_of_tiles_hold(tmp_path: Path):
+    lake = Lake(tmp_path / "lake")
+    with_points(lake, places())
+    spanned(lake)
+    assert rules.PLACES_IN_TILES.find(lake, {}).passed
+    for key in KEYS:
+        assert rules.CORES_OF_TILE.find(lake, {"tile": key}).passed
+        assert rules.TREE_OF_TILE.find(lake, {"tile": key}).passed
+    with_points(lake, places().iloc[:-1])
+    assert not rules.PLACES_IN_TILES.find(lake, {}).passed, "the tiles are of other places"
 
 
 def test_the_model_is_that_of_one_piece(tmp_path: Path):

@@ -69,9 +69,9 @@ def test_every_image_of_the_world_is_in_one_box(demo) -> None:
 def test_the_checks_pass_and_the_certificates_are_complete(demo) -> None:
     lake, _, results = demo
     for box, result in results.items():
-        assert verdicts(result) == dict.fromkeys(
-            ["harvest_is_complete", "ids_are_unique", "images_lie_in_box", "files_decode"], True
-        )
+        said = verdicts(result)
+        assert all(said.values())
+        assert set(said) > {"harvest_is_complete", "ids_are_unique", "images_lie_in_box", "files_decode"}
         assert lake.read("certificates", city="demo", box=box)["complete"].all()
         for table in ("bbox_partitions", "sequence_ids", "sequence_images", "image_metadata", "image_files"):
             assert lake.note(table, city="demo", box=box)["bounds"] == load().city("demo").grid.bounds(box).as_list()

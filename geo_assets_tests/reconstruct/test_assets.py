@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from geo_assets.lake import Lake
-from geo_assets.partitions import partition_key
+from geo_assets.partitions import city_boxes, partition_key
 from geo_assets.reconstruct.assets import gps_db, match_pairs, sparse_models
-from geo_assets.reconstruct.checks import CHECKS, borders_agree, share_verdict
+from geo_assets.reconstruct.checks import CHECKS, borders_agree, model_gates, share_verdict
 from geo_assets.resources import LakeResource
 from geo_assets.tables import TABLES
 from geo_assets_tests.reconstruct.test_models import image_rows, pair_rows
@@ -49,7 +49,8 @@ def test_a_box_without_images_is_an_empty_partition_that_passes_its_checks(tmp_p
     result = materialize(tmp_path)
     assert result.success
     assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
-    assert len(result.get_asset_check_evaluations()) == len(BOX_CHECKS)
+    wanted = {key for definition in (*BOX_ASSETS, *BOX_CHECKS) for key in definition.check_keys}
+    assert {e.asset_check_key for e in result.get_asset_check_evaluations()} == wanted
     for name in ("gps_db", "match_pairs", "sparse_models"):
         metadata = result.asset_materializations_for_node(name)[0].metadata
         assert metadata["n_images"].value == 0 and metadata["dagster/row_count"].value == 0
@@ -106,3 +107,24 @@ def test_too_few_images_are_no_failure(tmp_path: Path):
     assert result.success
     assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
     assert lake.read("sparse_models", None, **where).status.tolist() == ["too_few"]
+
+
+@pytest.mark.parametrize(("registered", "roll_deg", "follows"), [(10, 0.0, True), (3, 0.0, False), (10, 9.0, True)])
+def test_nothing_is_trained_on_a_model_in_pieces(tmp_path: Path, registered: int, roll_deg: float, follows: bool):
+    @dg.asset(deps=[sparse_models], partitions_def=city_boxes)
+    def trained() -> None:
+        pass
+
+    row = {"component": 0, "status": "placed", "n_home_images": 10, "n_home_registered": registered}
+    frame = TABLES["sparse_models"].frame([row | {"roll_deg": roll_deg}])
+    Lake(tmp_path).write("sparse_models", frame, city="demo", box="r00c00")
+    result = dg.materialize(
+        [*BOX_ASSETS, trained, *BOX_CHECKS],
+        selection=dg.AssetSelection.assets(trained) | dg.AssetSelection.checks(model_gates),
+        partition_key=partition_key("demo", "r00c00"),
+        resources={"lake": LakeResource(root=str(tmp_path))},
+        raise_on_error=False,
+    )
+    said = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
+    assert said["registered_share"] == (registered == 10) and said["cameras_are_level"] == (roll_deg < 3)
+    assert bool(result.asset_materializations_for_node("trained")) == follows == result.success
