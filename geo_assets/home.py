@@ -13,8 +13,8 @@ _TEMPLATE = Path(__file__).parent / "deploy" / "dagster.yaml"
 def prepare_home(folder: Path | None = None) -> Path:
     """Make the instance folder if needed and point this process to it; an exported ``DAGSTER_HOME`` wins.
 
-    The folder's ``.env`` is given the same address, because ``dagster dev`` reads it from there; a line that is
-    there already is left alone.
+    The folder's ``.env`` is given the same address, because ``dagster dev`` reads it from there, before what is exported;
+    a line that is there already is left alone.
     """
     folder = folder or Path.cwd()
     named = os.environ.get(VARIABLE) or _of_env_file(folder / ".env")
