@@ -10,12 +10,9 @@ import contextlib
 import io
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +25,7 @@ from geo_assets.settings import load
 from geo_assets.splats import serve
 from geo_assets.splats.cesium import cesium_folder, fetched, pinned
 from geo_assets_tests.browser.chromium import open_page, wait_until_drawn
+from geo_assets_tests.browser.dagster_ui import dagster_ui
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -69,28 +67,9 @@ def keep(png: bytes, target: Path, crop: tuple[float, float, float, float] | Non
 @contextlib.contextmanager
 def ui(folder: Path | None = None) -> Iterator[str]:
     """The Dagster UI of this folder, or of a copy, on a free port of loopback; without the daemon."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "dagster_webserver", "-m", "geo_assets.definitions", "-h", "127.0.0.1"]
-    server = subprocess.Popen(
-        [*command, "-p", str(port)],
-        cwd=folder,
-        env=of_copy(folder) if folder else None,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(120):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/server_info") as answer:
-                if answer.status == 200:
-                    break
-            time.sleep(0.5)
+    environment = of_copy(folder) if folder else dict(os.environ)
+    with dagster_ui(environment, Path(os.devnull), folder) as address:
         yield address
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 @contextlib.contextmanager

@@ -5,12 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +14,7 @@ import pytest
 
 from benchmarks.definitions import settings
 from geo_assets_tests.browser.chromium import chromium_path, open_page
+from geo_assets_tests.browser.dagster_ui import dagster_ui
 
 pytestmark = [
     pytest.mark.browser,
@@ -43,28 +39,11 @@ def webserver(folder: Path) -> Iterator[str]:
             key = dg.MultiPartitionKey({"city": FIRST, "box": box})
             made = dg.AssetMaterialization("bbox_partitions", partition=key, metadata={"n_images": len(box)})
             instance.report_runless_asset_event(made)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     file = settings(folder / "geo_assets.toml", *[(50, 100)] * 5)
     environment = os.environ | {"DAGSTER_HOME": str(home), "GEO_ASSETS_SETTINGS": str(file)}
-    command = [sys.executable, "-m", "dagster_webserver", "-m", "geo_assets.definitions", "-h", "127.0.0.1"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, "-p", str(port)], env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/server_info") as answer:
-                if answer.status == 200:
-                    break
-            time.sleep(0.25)
+    # There, for a checkout in which the demo was run has an .env that names another instance.
+    with dagster_ui(environment, folder / "log", folder) as address:
         yield address
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)  # the code server as well
-        server.wait(30)
 
 
 SHOWN = {
