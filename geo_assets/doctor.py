@@ -79,9 +79,10 @@ def examine(*, offline: bool = False) -> Iterator[Finding]:
         settings = None
     yield from _machine(settings)
     if settings is not None:
-        lake, is_writable = Lake(settings.lake), _lake(settings)
+        lake = Lake(settings.lake)
+        is_writable = _lake(lake)
         yield is_writable
-        yield from _disk(settings)
+        yield from _disk(lake)
         yield from _hosts(settings, lake, offline, shared=is_writable.state == "ok")
         yield from _engines(settings)
         yield from _wikimedia(settings)
@@ -213,9 +214,9 @@ def _gpu(settings: Settings | None) -> Finding:
 # -- the lake -----------------------------------------------------------------------------------------------
 
 
-def _lake(settings: Settings) -> Finding:
+def _lake(lake: Lake) -> Finding:
     """Whether a file can be written, synced, renamed, read and removed where the lake is."""
-    lake, data = Lake(settings.lake), uuid.uuid4().hex.encode()
+    data = uuid.uuid4().hex.encode()
     name = f".probe-{data[:8].decode()}"
     where = lake.uri(lake.root)
     try:
@@ -237,8 +238,7 @@ def _lake(settings: Settings) -> Finding:
     return Finding("lake", "ok", f"{where} can be written, synced and renamed in")
 
 
-def _disk(settings: Settings) -> Iterator[Finding]:
-    lake = Lake(settings.lake)
+def _disk(lake: Lake) -> Iterator[Finding]:
     if not lake.is_local:
         return
     free = shutil.disk_usage(_existing(Path(lake.root))).free / 1e9

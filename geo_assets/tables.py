@@ -141,6 +141,22 @@ landmark_id   string   Google landmark id; null elsewhere
 flags         strings  what a user may want to drop: null_island, shared_position (of several photos), unclean (not in train_clean.csv)
 """
 
+_OF_PHOTOS = """\
+lon             float    longitude of the spherical mean [deg]
+lat             float    latitude of the spherical mean [deg]
+medoid_lon      float    longitude of the point nearest to the mean [deg]
+medoid_lat      float    latitude of the point nearest to the mean [deg]
+n_photos        int      photos in the cell
+n_points        int      unique coordinates in the cell
+mean_km         float    mean distance of the photos to the mean [km]
+std_km          float    standard deviation of that distance [km]
+p50_km          float    median of that distance [km]
+p90_km          float    90th percentile of that distance [km]
+p95_km          float    95th percentile of that distance [km]
+max_km          float    greatest of these distances [km]
+resultant       float    length of the mean unit vector; near 0 the centroid means nothing"""
+"""Columns of a cell that is cut in four: what is said of its photos."""
+
 _ALL = [
     # harvest
     _table(
@@ -780,23 +796,11 @@ children        strings  level:cell_id of the cells of the level below, in order
     _table(
         "s2_cells",
         "One row a cell of S2, cut in four while it holds many photos; with few it is dropped.",
-        """
+        f"""
 level           int      level, 0 is the finest
 cell_id         string   S2 token of the cell
 cuts            int      how often a face of the globe was cut to make it
-lon             float    longitude of the spherical mean [deg]
-lat             float    latitude of the spherical mean [deg]
-medoid_lon      float    longitude of the point nearest to the mean [deg]
-medoid_lat      float    latitude of the point nearest to the mean [deg]
-n_photos        int      photos in the cell
-n_points        int      unique coordinates in the cell
-mean_km         float    mean distance of the photos to the mean [km]
-std_km          float    standard deviation of that distance [km]
-p50_km          float    median of that distance [km]
-p90_km          float    90th percentile of that distance [km]
-p95_km          float    95th percentile of that distance [km]
-max_km          float    greatest of these distances [km]
-resultant       float    length of the mean unit vector; near 0 the centroid means nothing
+{_OF_PHOTOS}
 west            float    western border [deg] of the bounding box; greater than the eastern one across the antimeridian
 south           float    southern border [deg]
 east            float    eastern border [deg]
@@ -808,23 +812,11 @@ north           float    northern border [deg]
     _table(
         "quadtree_cells",
         "One row a box of degrees, cut in four while it holds many photos; with few it is dropped.",
-        """
+        f"""
 level           int      level, 0 is the finest
 cell_id         string   quadkey: a digit a cut from the whole world, 1 added for its east, 2 for its north
 cuts            int      how often the whole world was cut to make it
-lon             float    longitude of the spherical mean [deg]
-lat             float    latitude of the spherical mean [deg]
-medoid_lon      float    longitude of the point nearest to the mean [deg]
-medoid_lat      float    latitude of the point nearest to the mean [deg]
-n_photos        int      photos in the cell
-n_points        int      unique coordinates in the cell
-mean_km         float    mean distance of the photos to the mean [km]
-std_km          float    standard deviation of that distance [km]
-p50_km          float    median of that distance [km]
-p90_km          float    90th percentile of that distance [km]
-p95_km          float    95th percentile of that distance [km]
-max_km          float    greatest of these distances [km]
-resultant       float    length of the mean unit vector; near 0 the centroid means nothing
+{_OF_PHOTOS}
 west            float    western border [deg]
 south           float    southern border [deg]
 east            float    eastern border [deg]

@@ -68,6 +68,11 @@ def _result(name: str, lake: Lake, figures: Mapping[str, Any]) -> dg.Materialize
     return dg.MaterializeResult(metadata=plain(figures) | table_facts(lake.facts(name)))
 
 
+def _of_parts(name: str, figures: Mapping[str, Any]) -> dg.MaterializeResult:
+    """The figures of some partitions of a table, which have no one file to tell of."""
+    return dg.MaterializeResult(metadata=plain(figures) | {"dagster/column_schema": column_schema(TABLES[name])})
+
+
 @table_asset(
     rules.photos_on_globe("placing_2016"),
     pool="cpu",
@@ -88,8 +93,7 @@ def placing_2016(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         chosen = {key: files[key] for key in context.partition_keys}
         assert folder is not None, "without a folder there are no shards"
         figures = take_shards(store, folder, chosen, settings.geotag, context.log.info)
-    schema = {"dagster/column_schema": column_schema(TABLES["placing_2016"])}
-    return dg.MaterializeResult(metadata=plain({"input": status} | figures) | schema)
+    return _of_parts("placing_2016", {"input": status} | figures)
 
 
 @table_asset(
@@ -112,8 +116,7 @@ def landmark_coordinates(context: dg.AssetExecutionContext, lake: LakeResource) 
             return _nothing("landmark_coordinates", store, status, "part", parts)
         with _wikimedia(settings, store) as client:
             figures = locate(store, folder, parts, settings.geotag, client, context.log.info)
-    schema = {"dagster/column_schema": column_schema(TABLES["landmark_coordinates"])}
-    return dg.MaterializeResult(metadata=plain({"input": status} | figures) | schema)
+    return _of_parts("landmark_coordinates", {"input": status} | figures)
 
 
 @table_asset(
@@ -231,8 +234,7 @@ def tile_cores(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
 
     with failures():
         figures = write_cores(lake.open(), context.partition_keys, load().geotag, context.log.info)
-    schema = {"dagster/column_schema": column_schema(TABLES["tile_cores"])}
-    return dg.MaterializeResult(metadata=plain(figures) | schema)
+    return _of_parts("tile_cores", figures)
 
 
 @table_asset(
@@ -251,8 +253,7 @@ def tile_trees(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
 
     with failures():
         figures = write_trees(lake.open(), context.partition_keys, load().geotag, context.log.info)
-    schema = {"dagster/column_schema": column_schema(TABLES["tile_trees"])}
-    return dg.MaterializeResult(metadata=plain(figures) | schema)
+    return _of_parts("tile_trees", figures)
 
 
 _IN_TILES = _at_start.geotag.tiles > 1

@@ -24,9 +24,6 @@ S2_KEPT = 1 / 20
 QUADTREE_DEPTH = 10
 """Cuts of the box of all degrees, as OSV-5M makes them: the least cell is 0.35 by 0.18 degrees."""
 
-DEEPEST = 31
-"""Cuts of the box of all degrees at most: a code has two bits for each."""
-
 
 @dataclass(frozen=True)
 class Quarters:

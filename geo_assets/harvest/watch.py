@@ -43,7 +43,6 @@ MOST_REQUESTS, MOST_CHANGES, WITHIN_S = 24, 100, 25.0
 TRIES = 3
 """Looks in a row that may fail for the same tiles before these are passed over until the next round."""
 
-_ZOOM = 14
 _BRIEF = Patience(attempts=2, first_wait_s=0.5, longest_wait_s=1.0, first_pause_s=1.0, pause_s=5.0, pauses=1)
 Opener = Callable[[City, Lake], AbstractContextManager[Mapillary]]
 
@@ -346,7 +345,7 @@ def _units_of(city_json: str, _aoi_at: float) -> list[list[str]]:
     for box in area.grid:
         bounds = area.grid.bounds(box)
         if area.touches(bounds):
-            found.setdefault(tile_at(*bounds.centre, _ZOOM), []).append(box)
+            found.setdefault(tile_at(*bounds.centre), []).append(box)
     return [found[tile] for tile in sorted(found)]
 
 
